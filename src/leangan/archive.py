@@ -1,0 +1,184 @@
+"""A Generator on disk: a torch.export archive with our metadata inside.
+
+Weights lie raw in the archive and the graph is JSON, so nothing needs to be unpickled. PyTorch's
+own reader nevertheless unpickles some members, evaluates size expressions and guard code, and
+resolves operator names by attribute; a file is therefore checked against allow-lists before
+PyTorch sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leangan.errors import LeanganError, UnsafeFile
+from leangan.files import atomic
+from leangan.generator import Generator, Signature, Step
+
+SCHEMA = 1
+METADATA = "leangan.json"
+_MEMBERS = re.compile(
+    r"[^/]+/("
+    r"data/weights/(weight_\d+|\w+_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|\w+_constants_config\.json)"
+    r"|data/sample_inputs/\w+\.pt"  # must be empty, see below
+    r"|models/\w+\.json|extra/leangan\.json|archive_format|archive_version|byteorder"
+    r"|\.data/(version|serialization_id|alignment)|\.format_version|\.storage_alignment"
+    r")"
+)
+_TARGET = re.compile(
+    r"torch\.ops\.(aten|quantized_decomposed|torchao)\.\w+\.\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem)"
+    r"|math\.(trunc|ceil|floor)"
+    r"|torch\.sym_(max|min|int|float|ite|not)"
+)
+# sympy.sympify evaluates text: only names, whole numbers, calls and arithmetic may pass, and no
+# attribute access, string (but a symbol's quoted name) or subscript.
+_EXPRESSION = re.compile(r"(?:Symbol\('\w+'|[A-Za-z]\w*|\d+|[\s(),=+*/<>-])*")
+_CALLABLE = re.compile(r"([A-Za-z_]\w*)\s*\(")
+_FUNCTIONS = frozenset(
+    "Symbol Integer Rational Add Mul Pow Mod Max Min FloorDiv CleanDiv CeilDiv ModularIndexing "
+    "PythonMod TruncToInt FloorToInt CeilToInt ToFloat IntTrueDiv FloatTrueDiv Where Eq Ne Ge Gt "
+    "Le Lt And Or Not Identity floor ceiling Float LShift RShift".split()
+)
+
+
+def save(generator: Generator, path: Path | str) -> Path:
+    """Write `generator` as one `.pt2` file, atomically.
+
+    Returns:
+        The path written.
+
+    Raises:
+        LeanganError: the name does not end in .pt2, or the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise LeanganError(f"A generator is saved as a .pt2 file, {path.name!r} is none.")
+    metadata = {
+        "schema": SCHEMA,
+        "name": generator.name,
+        "task": generator.task,
+        "signature": generator.signature.to_json(),
+        "history": [
+            {"name": s.name, "settings": dict(s.settings), "measured": dict(s.measured)}
+            for s in generator.history
+        ],
+    }
+    program = generator.program
+    # Both would need a reader that unpickles or evaluates.
+    program.example_inputs = None
+    program._guards_code = []
+    with atomic(path) as temporary:
+        torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
+    return path
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `path` is a torch.export archive (ours or another's)."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(n.endswith("/archive_format") for n in archive.namelist())
+
+
+def open_archive(path: Path | str) -> Generator:
+    """Read what `save` wrote, running nothing of the file.
+
+    Raises:
+        UnsafeFile: the file holds a pickle, code, or operators outside of the allow-list.
+        LeanganError: it is no generator of ours, or it is damaged.
+    """
+    path = Path(path)
+    metadata = _check(path)
+    try:
+        program = torch.export.load(path)
+        return Generator(
+            program,
+            Signature.from_json(metadata["signature"]),
+            metadata["task"],
+            tuple(Step(**step) for step in metadata["history"]),
+            metadata["name"],
+        )
+    except LeanganError:
+        raise
+    except Exception as error:  # whatever PyTorch's reader says of a damaged file
+        raise LeanganError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _check(path: Path) -> dict[str, Any]:
+    """Refuse all that PyTorch's reader would execute; return our metadata."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = None
+            for info in archive.infolist():
+                name = info.filename
+                if not _MEMBERS.fullmatch(name):
+                    raise UnsafeFile(
+                        f"{path} holds {name!r}, which a generator file has no use for and which "
+                        "could run code; it was not opened."
+                    )
+                if "/sample_inputs/" in name and info.file_size:
+                    raise UnsafeFile(
+                        f"{path} holds pickled sample inputs; it was not opened. Save it again "
+                        "with leangan, or with program.example_inputs = None."
+                    )
+                if name.endswith("_config.json"):
+                    _check_payloads(json.loads(archive.read(info)), path)
+                elif "/models/" in name:
+                    _check_graph(json.loads(archive.read(info)), path)
+                elif name.endswith("/" + METADATA):
+                    metadata = json.loads(archive.read(info))
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        raise LeanganError(f"{path} is damaged or cut short: {error}") from error
+    if metadata is None:
+        raise LeanganError(
+            f"{path} is an exported program without leangan's signature. "
+            "Load the original model with leangan and save it, to add one."
+        )
+    if metadata.get("schema") != SCHEMA:
+        raise LeanganError(
+            f"{path} has schema {metadata.get('schema')}, this leangan reads {SCHEMA}: "
+            "install the leangan that wrote it, or a newer one."
+        )
+    return dict(metadata)
+
+
+def _check_payloads(config: dict[str, Any], path: Path) -> None:
+    for name, payload in config["config"].items():
+        if payload.get("use_pickle"):
+            raise UnsafeFile(f"{path}: tensor {name!r} is stored as a pickle; it was not opened.")
+
+
+def _check_graph(model: dict[str, Any], path: Path) -> None:
+    if model.get("guards_code"):
+        raise UnsafeFile(f"{path} holds guard code to be evaluated; it was not opened.")
+    for key, text in _strings(model):
+        if key == "target" and not _TARGET.fullmatch(text):
+            raise UnsafeFile(f"{path} uses the operator {text!r}, which is not allowed.")
+        if key == "expr_str":
+            called = set(_CALLABLE.findall(text))
+            if not _EXPRESSION.fullmatch(text) or not called <= _FUNCTIONS:
+                raise UnsafeFile(f"{path} holds a suspicious size expression {text[:80]!r}.")
+    for name in model.get("range_constraints", {}):
+        if not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise UnsafeFile(f"{path} holds a suspicious size name {name[:80]!r}.")
+
+
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
+    """All (key, string) pairs anywhere in a JSON value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, str):
+                yield key, item
+            else:
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,89 @@
+"""Turn a live module into an exported program with as many free sizes as it allows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from leangan.errors import LeanganError
+
+
+def capture(
+    module: nn.Module, inputs: Sequence[Tensor], free_axes: Sequence[Collection[int]]
+) -> ExportedProgram:
+    """Export `module` in eval mode as a functional ATen program.
+
+    High-level operators (convolution, norms, pixel_shuffle, pad, upsample) stay whole, in-place
+    ones become plain, dropout goes; BatchNorm becomes `_native_batch_norm_legit_no_training`.
+
+    Args:
+        module: the network. Its mode is restored afterwards.
+        inputs: example tensors. Free axes must be 2 or more and differ from each other, or the
+            export takes an accident of the example for a law.
+        free_axes: per input the axes to leave symbolic. The program may still fix one of them
+            where the code needs it as a number: read `input_shapes` for what came out.
+
+    Raises:
+        LeanganError: the code depends on tensor values in a way that cannot be exported.
+    """
+    dynamic = tuple({axis: Dim.AUTO for axis in axes} for axes in free_axes)
+    training = module.training
+    # An exported GraphModule has no modes to switch (and says so); it was captured in eval.
+    if training and not isinstance(module, torch.fx.GraphModule):
+        module.eval()
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
+            program = program.run_decompositions({})
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise LeanganError(
+            f"{type(module).__name__} cannot be turned into a graph: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    finally:
+        if training and not isinstance(module, torch.fx.GraphModule):
+            module.train()
+    program.example_inputs = None
+    program._guards_code = []
+    return program
+
+
+def input_shapes(program: ExportedProgram) -> list[tuple[int | None, ...]]:
+    """The shape of each user input, None for a size that may vary."""
+    names = program.graph_signature.user_inputs
+    nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    return [_sizes(nodes[str(name)]) for name in names]
+
+
+def output_shapes(program: ExportedProgram) -> list[tuple[int | None, ...]]:
+    """The shape of each user output, None for a size that may vary."""
+    names = program.graph_signature.user_outputs
+    nodes = {n.name: n for n in program.graph.nodes}
+    return [_sizes(nodes[str(name)]) for name in names]
+
+
+def _sizes(node: torch.fx.Node) -> tuple[int | None, ...]:
+    return tuple(s if isinstance(s, int) else None for s in node.meta["val"].shape)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence third-party warnings that tell a user nothing; errors still come through."""
+    loggers = [logging.getLogger(n) for n in ("torch", "torch.onnx", "onnxscript", "torchao")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

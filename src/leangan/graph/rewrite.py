@@ -1,0 +1,169 @@
+"""Edit a generator's graph safely: change a copy, export it again, prove it equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from leangan.errors import LeanganError
+from leangan.generator import Generator, Step
+from leangan.graph.capture import capture
+
+Edit = Callable[[GraphModule], int]
+"""Changes a graph module in place and returns how many places it changed."""
+
+TOLERANCE = 1e-4
+"""Largest difference, as a share of the output's range, that float rounding may explain."""
+
+
+def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Generator:
+    """Apply exact edits in order and prove that the output is still the same.
+
+    Args:
+        generator: is left as it is.
+        name: of the step that is added to the history, with the count of each edit that found
+            something to do, and the largest difference that was seen.
+        edits: by name.
+
+    Returns:
+        The rewritten generator; `generator` itself when no edit found anything to do.
+
+    Raises:
+        LeanganError: the rewritten graph does not compute the same, which is a bug of an edit.
+    """
+    module = generator.module()
+    counts = {}
+    for label, edit in edits.items():
+        count = edit(module)
+        if count:
+            counts[label] = count
+            tidy(module)
+    if not counts:
+        return generator
+    result = recapture(generator, module, Step(name, counts))
+    difference = largest_difference(generator, result)
+    if not difference <= TOLERANCE:
+        raise LeanganError(
+            f"Rewriting {generator.name} by {', '.join(counts)} changed its output by "
+            f"{difference:.1e} of its range, which is more than rounding. Please report this."
+        )
+    step = Step(name, counts, {"largest_difference": difference})
+    return generator.then(result.program, step)
+
+
+def recapture(generator: Generator, module: GraphModule, step: Step) -> Generator:
+    """The generator that `module`, an edited copy of its graph, stands for.
+
+    Sizes that were free stay free, or an error is raised: a size that an edit fixed in silence
+    would surface much later, at another picture.
+    """
+    free = [
+        [axis for axis, size in enumerate(port.shape) if size is None]
+        for port in generator.signature.inputs
+    ]
+    program = capture(module, trace_inputs(generator), free)
+    from leangan.graph.capture import input_shapes
+
+    shapes = input_shapes(program)
+    for port, shape in zip(generator.signature.inputs, shapes, strict=True):
+        if shape != port.shape:
+            raise LeanganError(
+                f"{step.name} fixed sizes of input {port.name!r}: {port.shape} became {shape}. "
+                "Please report this."
+            )
+    return generator.then(program, step)
+
+
+def trace_inputs(generator: Generator, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """Example inputs fit for an export: free sizes are 2 or more, valid and all different."""
+    sizes: dict[str, int] = {}
+    taken: set[int] = set()
+    for port in generator.signature.inputs:
+        for axis, letter in enumerate(port.layout):
+            if port.shape[axis] is not None or letter in sizes:
+                continue
+            multiple = port.multiple_of(axis)
+            # Two multiples at least: a U-Net's innermost map of size 1 would look like a
+            # broadcast; small otherwise, since only shapes matter.
+            least = 2 if letter == "N" else max(2 * multiple, 32 if letter in "HWT" else 2)
+            size = -(-least // multiple) * multiple
+            while size in taken:
+                size += multiple
+            sizes[letter] = size
+            taken.add(size)
+    return generator.example(sizes, seed=seed)
+
+
+def largest_difference(a: Generator, b: Generator, *, seed: int = 1) -> float:
+    """Largest absolute difference of the outputs on random input, as a share of their range."""
+    inputs = trace_inputs(a, seed=seed)
+    worst = 0.0
+    for x, y in zip(a.outputs(*inputs), b.outputs(*inputs), strict=True):
+        if x.shape != y.shape:
+            return float("inf")
+        spread = float(x.max() - x.min()) or 1.0
+        worst = max(worst, float((x - y).abs().max()) / spread)
+    return worst
+
+
+def tidy(module: GraphModule) -> None:
+    """Drop what nothing uses any more: nodes, then tensors and empty submodules."""
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.delete_all_unused_submodules()
+    used = {n.target for n in module.graph.nodes if n.op == "get_attr"}
+    for path in [*dict(module.named_parameters()), *dict(module.named_buffers())]:
+        if path not in used:
+            owner, _, leaf = path.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)
+    module.recompile()
+
+
+def tensor_of(module: GraphModule, node: Any) -> Tensor | None:
+    """The stored tensor that a `get_attr` node reads, None for any other node or value."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, Tensor) else None
+
+
+def set_tensor(module: GraphModule, path: str, value: Tensor, *, learned: bool = True) -> None:
+    """Store `value` under the dotted `path`, making the submodules on the way."""
+    owner: torch.nn.Module = module
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if not hasattr(owner, part):
+            owner.add_module(part, torch.nn.Module())
+        owner = getattr(owner, part)
+    if hasattr(owner, leaf):
+        delattr(owner, leaf)
+    value = value.detach().contiguous()
+    if learned:
+        owner.register_parameter(leaf, torch.nn.Parameter(value, value.is_floating_point()))
+    else:
+        owner.register_buffer(leaf, value)
+
+
+def new_tensor_node(
+    module: GraphModule, before: Node, path: str, value: Tensor, *, learned: bool = True
+) -> Node:
+    """Store `value` under `path` and put a node that reads it in front of `before`."""
+    set_tensor(module, path, value, learned=learned)
+    with module.graph.inserting_before(before):
+        return module.graph.get_attr(path)
+
+
+def layer_name(node: Node) -> str:
+    """The name people know a weighted operator by: its weight's path without the last part."""
+    weight = node.args[1] if len(node.args) > 1 else None
+    if isinstance(weight, Node) and weight.op == "get_attr":
+        path = str(weight.target)
+        owner, _, leaf = path.rpartition(".")
+        return owner if leaf in ("weight", "kernel") and owner else path
+    return node.name

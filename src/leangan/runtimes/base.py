@@ -1,0 +1,85 @@
+"""What a runtime is: a way to build a deployable file from a Generator, and to run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:  # sessions run in processes that never import torch
+    from leangan.generator import Generator
+
+Arrays = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A deployable model on disk, with all that is needed to open it again."""
+
+    runtime: str
+    precision: str
+    """What the runtime computes in: "fp32", "bf16", "int8" (rest float32), "int8+bf16"."""
+    files: tuple[Path, ...]
+    """The main file first; the others must stay beside it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """JSON values that `open` needs besides the files."""
+
+    @property
+    def path(self) -> Path:
+        """The file to hand to the runtime."""
+        return self.files[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
+        return {
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "files": [str(f) for f in self.files],
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Artifact:
+        """Read what `to_json` wrote."""
+        files = tuple(Path(f) for f in data["files"])
+        return cls(data["runtime"], data["precision"], files, data["settings"])
+
+
+class Session(Protocol):
+    """An opened artifact."""
+
+    def run(self, inputs: Arrays) -> list[np.ndarray]:
+        """Run once. Float32 arrays in the signature's order and layouts, in and out."""
+        ...
+
+    def int8_share(self) -> float | None:
+        """Share of the multiply-accumulates that the runtime says it executes in 8 bits.
+
+        0 to 1; None where the runtime does not tell.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """One backend. Modules of this kind import their package and torch only when used."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """None when it can be used here, else the pip command that brings it."""
+        ...
+
+    def precisions(self, *, quantized: bool) -> tuple[str, ...]:
+        """What this machine's CPU really runs for a float or an int8 generator, fastest last."""
+        ...
+
+    def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
+        """Write the deployable files into `folder` (which exists and is the caller's)."""
+        ...
+
+    def open(self, artifact: Artifact, threads: int) -> Session:
+        """Load the files; imports neither torch nor the Generator unless it is torch's own."""
+        ...
