@@ -1,0 +1,127 @@
+"""A Generator as an ONNX file: the form that ONNX Runtime, OpenVINO and most others read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leangan.errors import LeanganError
+from leangan.files import atomic
+
+if TYPE_CHECKING:
+    import onnx
+
+    from leangan.generator import Generator, Port
+
+OPSET = 20
+"""Newest set that both ONNX Runtime and OpenVINO run whole; 21 moves quantization to block forms."""
+
+_AXES = {"N": "batch", "C": "channels", "H": "height", "W": "width", "T": "time"}
+
+
+def write_onnx(generator: Generator, path: Path) -> Path:
+    """Write `generator` as one ONNX file with readable names and all of its free sizes.
+
+    A quantized program becomes QuantizeLinear and DequantizeLinear around float operators (the
+    QDQ form), with its int8 weights stored as int8.
+
+    Args:
+        generator: float or quantized.
+        path: where to write; replaced atomically.
+
+    Returns:
+        `path`.
+
+    Raises:
+        LeanganError: an operator has no ONNX form, or the file would have lost a free size.
+    """
+    import onnx
+
+    model = _export(generator)
+    inputs, outputs = generator.signature.inputs, generator.signature.outputs
+    for port, value in zip(inputs, model.graph.input, strict=True):
+        _check_sizes(generator, port, value)
+        _name_sizes(port, value, "")
+    for port, value in zip(outputs, model.graph.output, strict=True):
+        _name_sizes(port, value, "output_")
+    _forget_origin(model)
+    with atomic(path) as temporary:
+        onnx.save_model(model, str(temporary))
+    return path
+
+
+def port_names(generator: Generator) -> tuple[list[str], list[str]]:
+    """Names of the ONNX inputs and outputs: the signature's, made different where they clash."""
+    inputs = [port.name for port in generator.signature.inputs]
+    outputs: list[str] = []
+    for port in generator.signature.outputs:
+        name = port.name
+        while name in inputs or name in outputs:
+            name = f"output_{name}"
+        outputs.append(name)
+    return inputs, outputs
+
+
+def _export(generator: Generator) -> onnx.ModelProto:
+    import torch
+
+    from leangan.graph.capture import quiet
+
+    inputs, outputs = port_names(generator)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                generator.program,
+                dynamo=True,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+            )
+    except Exception as error:  # whatever the exporter says of an operator
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise LeanganError(
+            f"{generator.name} cannot be written as ONNX: {type(error).__name__}: "
+            f"{lines[0].strip() if lines else ''} Choose the runtime torch instead."
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _check_sizes(generator: Generator, port: Port, value: onnx.ValueInfoProto) -> None:
+    """The exporter is known to fix sizes without a word; that must never reach a user."""
+    dims = value.type.tensor_type.shape.dim
+    found = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    if found != port.shape:
+        raise LeanganError(
+            f"Writing {generator.name} as ONNX turned the sizes {port.shape} of input "
+            f"{port.name!r} into {found}. Please report this; the runtime torch is not affected."
+        )
+
+
+def _name_sizes(port: Port, value: onnx.ValueInfoProto, prefix: str) -> None:
+    """`batch`, `height`, `width` in place of the exporter's symbols and formulas."""
+    for letter, dim in zip(port.layout, value.type.tensor_type.shape.dim, strict=True):
+        if not dim.HasField("dim_value"):
+            # The batch goes through unchanged; other sizes of an output are its own.
+            dim.dim_param = ("" if letter == "N" else prefix) + _AXES.get(letter, f"size_{letter}")
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop stack traces and paths of this machine, and shapes that speak of the old symbols."""
+    graphs: Sequence[onnx.GraphProto] = [model.graph]
+    for graph in graphs:
+        del graph.value_info[:]
+        del graph.metadata_props[:]
+        for item in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    model.graph.doc_string = ""
+    model.producer_name = "leangan"
+    model.producer_version = ""
