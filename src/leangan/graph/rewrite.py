@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Step
-from leangan.graph.capture import capture
+from leangan.graph.capture import capture, input_shapes
 
 Edit = Callable[[GraphModule], int]
 """Changes a graph module in place and returns how many places it changed."""
@@ -65,9 +65,13 @@ def recapture(generator: Generator, module: GraphModule, step: Step) -> Generato
         [axis for axis, size in enumerate(port.shape) if size is None]
         for port in generator.signature.inputs
     ]
+    # An edit may leave strides on which a view is impossible; the export makes a view of each
+    # reshape again, with a copy where one is needed.
+    for node in module.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
     program = capture(module, trace_inputs(generator), free)
-    from leangan.graph.capture import input_shapes
-
     shapes = input_shapes(program)
     for port, shape in zip(generator.signature.inputs, shapes, strict=True):
         if shape != port.shape:
@@ -159,9 +163,45 @@ def new_tensor_node(
         return module.graph.get_attr(path)
 
 
+def replace_tensor(module: GraphModule, user: Node, old: Node, value: Tensor) -> Node:
+    """A new node in front of `user` that reads `value` in place of what `old` reads.
+
+    Stored under the path of `old` when nothing but `user` reads that, so that the layer keeps its
+    name; else beside it, and the other readers are left alone.
+    """
+    path = str(old.target)
+    stored = tensor_of(module, old)
+    same = module.graph.find_nodes(op="get_attr", target=path)
+    if any(reader is not user for node in same for reader in node.users):
+        path = free_path(module, path)
+    learned = isinstance(stored, torch.nn.Parameter)
+    return new_tensor_node(module, user, path, value, learned=learned)
+
+
+def free_path(module: GraphModule, path: str) -> str:
+    """`path`, or one like it under which nothing is stored yet: `up.weight`, `up_2.weight`, ..."""
+    owner, _, leaf = path.rpartition(".")
+    number, candidate = 1, path
+    while _stored(module, candidate):
+        number += 1
+        candidate = f"{owner}_{number}.{leaf}" if owner else f"{leaf}_{number}"
+    return candidate
+
+
+def _stored(module: torch.nn.Module, path: str) -> bool:
+    value: Any = module
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
 def layer_name(node: Node) -> str:
     """The name people know a weighted operator by: its weight's path without the last part."""
     weight = node.args[1] if len(node.args) > 1 else None
+    while isinstance(weight, Node) and "quantize" in str(weight.target):
+        weight = weight.args[0]  # an int8 weight, or a fake-quantized one
     if isinstance(weight, Node) and weight.op == "get_attr":
         path = str(weight.target)
         owner, _, leaf = path.rpartition(".")
