@@ -79,7 +79,7 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(n) for n in ("torch", "torch.onnx", "onnxscript", "torchao")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # what fails is raised as well as logged
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
