@@ -1,0 +1,162 @@
+"""From a folder of pictures to samples: which files, which part of each, and a fair split."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from leangan.errors import LeanganError, UsageError
+from leangan.generator import Port, Signature
+from leangan.tasks.base import Data, Sample
+from leangan.tasks.images import Picture, is_image, list_images, read_image
+
+Make = Callable[[Picture, tuple[float, float]], Sample]
+"""Makes a sample of the part of a picture at (y, x), each 0 (top, left) to 1; 0.5 is the centre."""
+
+CENTRE = (0.5, 0.5)
+
+
+class TooSmall(LeanganError):
+    """A picture has too few pixels for one sample."""
+
+
+def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
+    """Samples of the pictures under `source`, two thirds for calibration.
+
+    Calibration looks at a random part of each picture, judging at its centre; no file serves
+    both, but for a single picture, which is cut in two halves. Unreadable and too small files
+    are skipped with a note as long as others remain.
+
+    Raises:
+        LeanganError: no such folder, or nothing usable in it; the first reason is given.
+        UsageError: `limit` is under 2.
+    """
+    check_limit(limit)
+    rng = random.Random(seed)
+    files = list_images(source)
+    rng.shuffle(files)
+    pairs: list[tuple[Sample, Sample]] = []
+    notes: list[str] = []
+    refused: list[str] = []
+    last: Picture | None = None
+    for file in files:
+        if len(pairs) == limit:
+            break
+        place = (rng.random(), rng.random())
+        try:
+            picture = read_image(file)
+            if source.is_dir():
+                picture = replace(picture, name=file.relative_to(source).as_posix())
+            pairs.append((make(picture, place), make(picture, CENTRE)))
+        except UsageError:  # about the generator, not about this file
+            raise
+        except LeanganError as error:
+            refused.append(str(error))
+            continue
+        last = picture
+        notes.extend(picture.notes)
+    notes.extend(f"Skipped: {reason}" for reason in refused)
+    if last is None:
+        raise LeanganError(f"No picture of {source} can be used. {refused[0]}")
+    if len(pairs) == 1:
+        first, second = _halves(last)
+        notes.append(f"{last.name} is the only picture: one half calibrates, the other judges.")
+        try:
+            return Data((make(first, CENTRE),), (make(second, CENTRE),), tuple(notes))
+        except TooSmall as error:
+            raise LeanganError(
+                f"{source} holds one usable picture, too small to share between calibration and "
+                "judging; give two or more."
+            ) from error
+    count = calibration_count(len(pairs))
+    return Data(
+        tuple(part for part, _ in pairs[:count]),
+        tuple(centre for _, centre in pairs[count:]),
+        tuple(notes),
+    )
+
+
+def calibration_count(samples: int) -> int:
+    """Two thirds of `samples` (2 or more), so that both parts get at least one."""
+    return min(samples - 1, max(1, round(samples * 2 / 3)))
+
+
+def check_limit(limit: int) -> None:
+    """Refuse a limit that cannot be split."""
+    if limit < 2:
+        raise UsageError(
+            f"{limit} samples cannot be split: one calibrates and another judges; allow 2 or more."
+        )
+
+
+def working_size(port: Port) -> tuple[int, int]:
+    """Height and width that samples have: what the port fixes, else its typical size.
+
+    A typical size that is no multiple of what the port asks for is rounded down to one.
+    """
+    sizes = []
+    for letter in "HW":
+        axis = port.layout.index(letter)
+        multiple = port.multiple_of(axis)
+        typical = max(port.typical[axis] // multiple, 1) * multiple
+        sizes.append(port.shape[axis] or typical)
+    return sizes[0], sizes[1]
+
+
+def scale(signature: Signature) -> int | None:
+    """How many times larger the first output is than the first input, read off typical sizes.
+
+    None when either is no picture, or when it is no whole number, the same both ways.
+    """
+    source, target = signature.inputs[0], signature.outputs[0]
+    if not (is_image(source) and is_image(target)):
+        return None
+    factors = set()
+    for letter in "HW":
+        before = source.typical[source.layout.index(letter)]
+        after = target.typical[target.layout.index(letter)]
+        if after % before:
+            return None
+        factors.add(after // before)
+    return factors.pop() if len(factors) == 1 else None
+
+
+def cover(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Resize so that the picture just covers the size: one side fits, the other is as long or more.
+
+    Args:
+        rgb: (C, H, W) in [0, 1].
+        height: to be covered, in pixels.
+        width: likewise.
+
+    Returns:
+        (C, >= height, >= width), antialiased bicubic, clipped to [0, 1].
+    """
+    ratio = max(height / rgb.shape[1], width / rgb.shape[2])
+    size = [max(height, round(rgb.shape[1] * ratio)), max(width, round(rgb.shape[2] * ratio))]
+    if size == list(rgb.shape[1:]):
+        return rgb
+    return F.interpolate(rgb[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def crop(rgb: Tensor, height: int, width: int, place: tuple[float, float]) -> Tensor:
+    """The part of (C, H, W) of that size at `place`, see `Make`."""
+    top = round((rgb.shape[1] - height) * place[0])
+    left = round((rgb.shape[2] - width) * place[1])
+    return rgb[:, top : top + height, left : left + width]
+
+
+def _halves(picture: Picture) -> tuple[Picture, Picture]:
+    """Cut across the longer side."""
+    axis = 1 if picture.rgb.shape[1] >= picture.rgb.shape[2] else 2
+    half = picture.rgb.shape[axis] // 2
+    if not half:
+        return picture, picture
+    first = picture.rgb.narrow(axis, 0, half)
+    second = picture.rgb.narrow(axis, picture.rgb.shape[axis] - half, half)
+    return replace(picture, rgb=first), replace(picture, rgb=second)

@@ -1,0 +1,117 @@
+"""Super-resolution: the inputs are made from photos, which then are the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from leangan.errors import UsageError
+from leangan.generator import Generator
+from leangan.measure.image import psnr_y
+from leangan.tasks.base import Data, Sample, Score
+from leangan.tasks.images import Picture, from_port, to_port
+from leangan.tasks.pictures import TooSmall, crop, picture_data, scale, working_size
+from leangan.tasks.quality import image_quality, score
+
+
+class SuperResolution:
+    """Pictures in, pictures two or more times larger out (SRGAN, ESRGAN)."""
+
+    name = "super-resolution"
+    summary = "image to a larger image; --data is a folder of full-resolution pictures"
+    floor = "psnr>=40"
+
+    def matches(self, generator: Generator) -> bool:
+        """One image input, and a first output that is a whole number of times larger."""
+        factor = scale(generator.signature)
+        return len(generator.signature.inputs) == 1 and factor is not None and factor > 1
+
+    def data(
+        self, generator: Generator, source: Path | None, *, limit: int = 48, seed: int = 0
+    ) -> Data:
+        """Crops of the pictures as the truth, and their bicubic reductions as the inputs.
+
+        The input is of the typical size, or less where a picture is small.
+        """
+        if source is None:
+            raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
+        factor = _scale(generator)
+        port, target = generator.signature.inputs[0], generator.signature.outputs[0]
+
+        def make(picture: Picture, place: tuple[float, float]) -> Sample:
+            sizes = []
+            for letter, wanted, have in zip(
+                "HW", working_size(port), picture.rgb.shape[1:], strict=True
+            ):
+                axis = port.layout.index(letter)
+                # A size that the port fixes is needed whole; another may be any multiple.
+                step = port.shape[axis] or port.multiple_of(axis)
+                sizes.append(min(wanted, have // factor) // step * step)
+            if not all(sizes):
+                raise TooSmall(
+                    f"{picture.name} is too small ({picture.rgb.shape[2]}x{picture.rgb.shape[1]})."
+                )
+            height, width = sizes
+            truth = crop(picture.rgb, height * factor, width * factor, place)
+            reduced = shrink(truth, height, width)
+            return Sample(picture.name, (to_port(reduced, port),), to_port(truth, target))
+
+        return picture_data(source, make, limit=limit, seed=seed)
+
+    def quality(
+        self,
+        generator: Generator,
+        samples: Sequence[Sample],
+        reference: Sequence[Tensor],
+        output: Sequence[Tensor],
+    ) -> dict[str, Score]:
+        """As translation, and `psnr_y_truth`: PSNR of the luma to the photo.
+
+        It leaves out as many border pixels as the scale is, as the literature does.
+        """
+        port = generator.signature.outputs[0]
+        result = image_quality(port, reference, output)
+        factor = _scale(generator)
+        values = [
+            psnr_y(from_port(s.truth, port), from_port(o, port), factor)
+            for s, o in zip(samples, output, strict=True)
+            if s.truth is not None and min(from_port(s.truth, port).shape[-2:]) > 2 * factor
+        ]
+        if values:
+            result["psnr_y_truth"] = score("psnr_y_truth", values)
+        return result
+
+
+def shrink(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Reduce by Pillow's antialiased bicubic filter, rounded to 8 bits as a file would be.
+
+    Args:
+        rgb: (C, H, W) in [0, 1].
+        height: wanted, in pixels.
+        width: likewise.
+
+    Returns:
+        (C, height, width) in [0, 1].
+    """
+    planes = [
+        np.asarray(
+            Image.fromarray(band.numpy() * 255).resize((width, height), Image.Resampling.BICUBIC)
+        )
+        for band in rgb
+    ]
+    return torch.from_numpy(np.stack(planes)).round().clamp(0, 255) / 255
+
+
+def _scale(generator: Generator) -> int:
+    factor = scale(generator.signature)
+    if factor is None:
+        raise UsageError(
+            f"The output of {generator.name} is not a whole number of times larger than its "
+            "input, so this is no super-resolution; choose another --task."
+        )
+    return factor

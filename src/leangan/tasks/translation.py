@@ -1,0 +1,52 @@
+"""Image to image of the same size: style transfer, colouring, restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from leangan.errors import UsageError
+from leangan.generator import Generator
+from leangan.tasks.base import Data, Sample, Score
+from leangan.tasks.images import Picture, to_port
+from leangan.tasks.pictures import cover, crop, picture_data, scale, working_size
+from leangan.tasks.quality import image_quality
+
+
+class Translation:
+    """Pictures in, pictures of the same size out (pix2pix, CycleGAN)."""
+
+    name = "translation"
+    summary = "image to image of the same size; --data is a folder of pictures"
+    floor = "psnr>=40"
+
+    def matches(self, generator: Generator) -> bool:
+        """One image input, and a first output that is an image of its size."""
+        return len(generator.signature.inputs) == 1 and scale(generator.signature) == 1
+
+    def data(
+        self, generator: Generator, source: Path | None, *, limit: int = 48, seed: int = 0
+    ) -> Data:
+        """Pictures whose shorter side is resized to the typical size, then cropped to it."""
+        if source is None:
+            raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
+        port = generator.signature.inputs[0]
+        height, width = working_size(port)
+
+        def make(picture: Picture, place: tuple[float, float]) -> Sample:
+            part = crop(cover(picture.rgb, height, width), height, width, place)
+            return Sample(picture.name, (to_port(part, port),))
+
+        return picture_data(source, make, limit=limit, seed=seed)
+
+    def quality(
+        self,
+        generator: Generator,
+        samples: Sequence[Sample],
+        reference: Sequence[Tensor],
+        output: Sequence[Tensor],
+    ) -> dict[str, Score]:
+        """PSNR, SSIM, perceptual distance, mean shift."""
+        return image_quality(generator.signature.outputs[0], reference, output)
