@@ -1,0 +1,218 @@
+"""Numbers and verdicts as people say them, the same in the table, the report and the card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leangan.errors import UsageError
+
+METRICS = {
+    "psnr": ("PSNR", "dB"),
+    "snr": ("SNR", "dB"),
+    "ssim": ("SSIM", ""),
+    "perceptual": ("perceptual distance", ""),
+    "mean_shift": ("mean shift", ""),
+}
+"""Name for people and unit of every metric that we know; others are shown as they are called."""
+
+RUNTIMES = {
+    "torch": "PyTorch",
+    "torch-inductor": "PyTorch inductor",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+}
+
+EXACT_DB = 80.0
+"""From here on a difference is float rounding: 8 bits already round at about 59 dB."""
+
+_CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=)\s*(-?\d+(?:\.\d*)?)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One part of a quality floor, for example `psnr>=40`."""
+
+    metric: str
+    at_least: bool
+    value: float
+
+    def holds(self, quality: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the mean of the metric meets it; a metric that was not measured does not."""
+        if self.metric not in quality:
+            return False
+        mean = quality[self.metric]["mean"]
+        if mean is None:  # JSON's form of an infinite ratio: identical
+            return self.at_least
+        return bool(mean >= self.value if self.at_least else mean <= self.value)
+
+    def __str__(self) -> str:
+        """In words: "PSNR of at least 40 dB"."""
+        name, unit = metric_words(self.metric)
+        bound = "at least" if self.at_least else "at most"
+        return f"{name} of {bound} {self.value:g}{' ' + unit if unit else ''}"
+
+
+def conditions(floor: str | None) -> tuple[Condition, ...]:
+    """Read a floor: conditions `metric>=number` or `metric<=number`, joined by commas.
+
+    Raises:
+        UsageError: a part does not have that form.
+    """
+    parts = [part for part in (floor or "").split(",") if part.strip()]
+    return tuple(_condition(part) for part in parts)
+
+
+def _condition(text: str) -> Condition:
+    match = _CONDITION.fullmatch(text)
+    if not match:
+        raise UsageError(
+            f"{text.strip()!r} is no quality floor; write metric>=number (or <= for distances), "
+            'for example "psnr>=40" or "psnr>=40,ssim>=0.98".'
+        )
+    metric, sign, value = match.groups()
+    return Condition(metric, sign == ">=", float(value))
+
+
+def floor_words(floor: str | None) -> str:
+    """The whole floor as a phrase: "PSNR of at least 40 dB and SSIM of at least 0.98"."""
+    return " and ".join(map(str, conditions(floor)))
+
+
+def above_floor(entry: Mapping[str, Any], floor: str | None) -> bool:
+    """Whether every condition of `floor` holds for an entry of report.json."""
+    return all(c.holds(entry["quality"]) for c in conditions(floor))
+
+
+def metric_words(metric: str) -> tuple[str, str]:
+    """Name and unit of a metric: `psnr_truth` is ("PSNR to ground truth", "dB")."""
+    if metric.endswith("_truth"):
+        name, unit = metric_words(metric.removesuffix("_truth"))
+        return f"{name} to ground truth", unit
+    return METRICS.get(metric, (metric.replace("_", " "), ""))
+
+
+def main_metric(entries: list[dict[str, Any]], floor: str | None) -> str | None:
+    """The metric that one column or axis shows: the floor's first, else the first measured."""
+    measured = [metric for e in entries for metric in e["quality"]]
+    wanted = [c.metric for c in conditions(floor)] + list(METRICS) + measured
+    return next((metric for metric in wanted if metric in measured), None)
+
+
+def metric_value(metric: str, value: float | None) -> str:
+    """A metric's value with its unit: "50.5 dB", "0.982", "identical"."""
+    unit = metric_words(metric)[1]
+    if value is None:
+        return "identical"
+    if unit == "dB":
+        return f"{value:.1f} dB"
+    return f"{value:.4f}".rstrip("0").rstrip(".") or "0"
+
+
+def quality_words(entry: Mapping[str, Any], metric: str | None) -> str:
+    """Mean, worst and number of samples: "50.5 dB (worst 47.9, n 16)"; empty if not measured."""
+    score = entry["quality"].get(metric) if metric else None
+    if metric is None or score is None:
+        return ""
+    if score["mean"] is None:
+        return f"identical (n {score['n']})"
+    worst = metric_value(metric, score["worst"]).removesuffix(" dB")
+    return f"{metric_value(metric, score['mean'])} (worst {worst}, n {score['n']})"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three digits: "399", "34.5", "5.41", "0.230"."""
+    if value is None:
+        return ""
+    return (
+        f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+        if value >= 1
+        else f"{value:.3f}"
+    )
+
+
+def times(value: float | None) -> str:
+    """A ratio: "11.6×", "0.83×"."""
+    if value is None:
+        return ""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 2 else 2}f}×"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: "11.6 MB"."""
+    if value is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.{0 if unit == 'B' or value >= 100 else 1}f} {unit}"
+
+
+def count(value: float | None) -> str:
+    """A large number: "11.4 M", "49.6 G"."""
+    if value is None:
+        return ""
+    for unit in ("", " k", " M", " G", " T"):
+        if abs(value) < 1000 or unit == " T":
+            break
+        value /= 1000
+    return f"{value:.{0 if not unit or value >= 100 else 1 if value >= 10 else 2}f}{unit}"
+
+
+def share(value: float | None) -> str:
+    """A part of one as per cent; "?" where nobody knows."""
+    return "?" if value is None else f"{value:.0%}"
+
+
+def runtime(name: str) -> str:
+    """A runtime's own spelling."""
+    return RUNTIMES.get(name, name)
+
+
+def remark(entry: Mapping[str, Any], delivered: str | None, floor: str | None) -> str:
+    """The verdict on one entry in words; empty when there is nothing to say."""
+    if entry["error"]:
+        return "failed: " + " ".join(str(entry["error"]).split())
+    said = []
+    if delivered is not None and entry["name"] == delivered:
+        said.append("delivered")
+    if entry["quality"] and not above_floor(entry, floor):
+        said.append("below the floor")
+    if entry["slower_than_float"]:
+        said.append("slower than float")
+    return ", ".join(said)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """What came of it, in one sentence."""
+    entry = report["delivered"]
+    if entry is None:
+        floor = floor_words(report["floor"])
+        wanted = f" with a {floor}" if floor else ""
+        return f"No faster version{wanted} was found."
+    metric = main_metric([entry], report["floor"])
+    score = entry["quality"].get(metric) if metric else None
+    quality = ""
+    if metric and score:
+        value = score["mean"]
+        quality = (
+            ", with identical output"
+            if value is None
+            else f", at {metric_value(metric, value)} to its own output"
+            if metric_words(metric)[1] == "dB" and not metric.endswith("_truth")
+            else f", at a {metric_words(metric)[0]} of {metric_value(metric, value)}"
+        )
+    speed = f"runs {times(entry['speedup'])} as fast as" if entry["speedup"] else "replaces"
+    smaller = report["original"]["size_bytes"] / max(entry["size_bytes"], 1)
+    sizes = f" and is {times(smaller)} smaller" if smaller >= 1.05 else ""
+    name = report["model"]
+    where = f"{runtime(entry['runtime'])} {entry['precision']}"
+    return f"In {where}, {name} {speed} the original{sizes}{quality}."
+
+
+def best_found(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was written although nothing reached the floor: the candidate whose file was kept."""
+    return next((dict(e) for e in report["candidates"] if e["file"] and not e["error"]), None)

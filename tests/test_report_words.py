@@ -1,0 +1,66 @@
+import pytest
+from report_example import entry, example
+
+from leangan.errors import UsageError
+from leangan.report import words
+
+
+@pytest.mark.parametrize("floor", ["psnr", "psnr>40", "psnr>=", "psnr>=forty", ">=40", "psnr=40"])
+def test_a_wrong_floor_is_refused_and_quoted(floor):
+    with pytest.raises(UsageError, match="metric>=number"):
+        words.conditions(floor)
+
+
+def test_a_floor_with_several_metrics_must_hold_in_all():
+    floor = "psnr>=40, perceptual<=0.01"
+    assert words.above_floor(entry("a", psnr=41), floor)
+    assert not words.above_floor(entry("a", psnr=39), floor)
+    assert not words.above_floor(entry("a", psnr=41), "psnr>=40,perceptual<=0.001")
+    assert not words.above_floor(entry("a"), "snr>=10")  # not measured
+
+
+def test_identical_output_meets_any_lower_bound():
+    same = entry("a", quality={"psnr": {"mean": None, "worst": None, "n": 4}})
+    assert words.above_floor(same, "psnr>=1000")
+    assert words.quality_words(same, "psnr") == "identical (n 4)"
+
+
+def test_remarks_say_all_that_is_wrong():
+    slow = entry("a", psnr=10, slower_than_float=True)
+    assert words.remark(slow, None, "psnr>=40") == "below the floor, slower than float"
+    assert words.remark(entry("a"), "a", "psnr>=40") == "delivered"
+    assert words.remark(entry("a", error="no\ncompiler"), None, None) == "failed: no compiler"
+    assert words.remark(entry("b"), "a", "psnr>=40") == ""
+
+
+def test_the_headline_gives_speed_size_and_quality():
+    assert words.headline(example()) == (
+        "In OpenVINO int8+bf16, zoo:cyclegan-vintage runs 11.6× as fast as the original and is "
+        "3.9× smaller, at 50.5 dB to its own output."
+    )
+
+
+def test_the_headline_admits_failure():
+    report = example() | {"delivered": None}
+    assert words.headline(report) == "No faster version with a PSNR of at least 45 dB was found."
+
+
+def test_a_model_that_did_not_shrink_is_not_called_smaller():
+    report = example()
+    report["delivered"] = entry("a", size_bytes=report["original"]["size_bytes"])
+    assert "smaller" not in words.headline(report)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.23, "0.230"), (5.412, "5.41"), (34.54, "34.5"), (399.4, "399"), (None, "")],
+)
+def test_milliseconds_keep_three_digits(value, text):
+    assert words.milliseconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (11.66e6, "11.7 MB"), (45e9, "45.0 GB")]
+)
+def test_sizes_are_decimal(value, text):
+    assert words.size(value) == text
