@@ -37,7 +37,10 @@ class NcnnModule(nn.Module):
     def __init__(self, model: NcnnModel, outputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
-        self.inputs: list[str] = []
+        inputs = [blob for la in model.layers if la.kind == "Input" for blob in la.outputs]
+        if len(inputs) != 1:
+            raise LeanganError(f"The ncnn network has {len(inputs)} inputs; only one is read yet.")
+        self.input = inputs[0]
         self.plan: list[tuple[Run, tuple[str, ...], tuple[str, ...]]] = []
         written: set[str] = set()
         read: set[str] = set()
@@ -45,23 +48,21 @@ class NcnnModule(nn.Module):
             missing = [blob for blob in layer.inputs if blob not in written]
             if missing:
                 raise LeanganError(f"Layer {layer.name!r} reads {missing[0]!r}, which nobody made.")
-            if layer.kind == "Input":
-                self.inputs += layer.outputs
-            elif layer.inputs and layer.outputs:
+            if layer.kind != "Input":
+                if not (layer.inputs and layer.outputs):
+                    raise LeanganError(f"Layer {layer.name!r} has no input or no output.")
                 self.plan.append((self._runner(layer), layer.inputs, layer.outputs))
-            else:
-                raise LeanganError(f"Layer {layer.name!r} has no input or no output.")
             read.update(layer.inputs)
             written.update(layer.outputs)
         unread = [b for layer in model.layers for b in layer.outputs if b not in read]
         self.outputs = tuple(outputs) or tuple(unread)
         unknown = [blob for blob in self.outputs if blob not in written]
-        if unknown or not self.inputs or not self.outputs:
+        if unknown or not self.outputs:
             raise LeanganError(f"The ncnn network has no output {', '.join(unknown) or 'at all'}.")
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """One tensor [N, C, H, W] per Input layer -> one tensor, or a tuple of the outputs."""
-        blobs = dict(zip(self.inputs, inputs, strict=True))
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """One tensor [N, C, H, W] -> one tensor, or a tuple of the outputs."""
+        blobs = {self.input: input}
         for run, reads, writes in self.plan:
             value = run(*(blobs[name] for name in reads))
             blobs.update(dict.fromkeys(writes, value))

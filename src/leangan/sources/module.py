@@ -1,0 +1,352 @@
+"""A live nn.Module as a Generator: captured, its free sizes found by trial, proved equal."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from leangan.errors import LeanganError, UsageError
+from leangan.generator import Generator, Port, Signature, Step
+from leangan.graph.capture import capture, input_shapes, output_shapes, quiet
+from leangan.sources.ports import (
+    check_stated,
+    guess_kind,
+    input_names,
+    layout_of,
+    output_names,
+    output_ranges,
+    override,
+)
+from leangan.sources.probe import SPATIAL, Sizes, probe, shapes_at
+
+TOLERANCE = 1e-5
+"""Largest difference to the module, as a share of the output's range, that is called equal."""
+_LEAST = 32  # smallest spatial size of a trace: small ones are taken for broadcasts
+
+
+def from_module(
+    module: nn.Module,
+    example_inputs: Sequence[Tensor] | None = None,
+    *,
+    name: str = "generator",
+    task: str | None = None,
+    inputs: Sequence[Port] | None = None,
+    outputs: Sequence[Port] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Generator:
+    """Capture `module` with its batch and spatial axes free wherever it allows.
+
+    Args:
+        module: the network; its mode is restored, its weights are not touched.
+        example_inputs: float tensors of sizes that it runs at; not needed when `inputs` say
+            the typical sizes. Their sizes become the typical ones.
+        name: of the generator.
+        task: of the generator, None when unknown.
+        inputs: what is known of the inputs (an architecture knows); made up from the names of
+            forward's parameters and the examples otherwise.
+        outputs: what is known of the outputs.
+        kinds: kind per port name, wins over what is known.
+        ranges: value range per port name, wins over what is known.
+
+    Raises:
+        UsageError: a statement about a port that does not exist.
+        LeanganError: the module does not run on the example, cannot be exported, or its graph
+            does not compute the same at another size.
+    """
+    module = _plain(module)
+    kinds, ranges = dict(kinds or {}), dict(ranges or {})
+    with _evaluating(module):
+        wanted = _wanted_inputs(module, example_inputs, inputs)
+        examples = _examples(wanted, example_inputs)
+        results = _run(module, examples)
+        names = [p.name for p in outputs] if outputs else output_names(len(results))
+        if len(names) != len(results):
+            raise LeanganError(
+                f"{name} returns {len(results)} outputs, {len(names)} are described."
+            )
+        check_stated([*(p.name for p in wanted), *names], kinds, ranges)
+        program, fixed = _capture(module, wanted, examples)
+        shapes = input_shapes(program)
+        layouts = [p.layout for p in wanted]
+        known = max(
+            (n for p in wanted for x, n in zip(p.layout, p.typical, strict=True) if x in SPATIAL),
+            default=1,
+        )
+        sizes = probe(program, layouts, shapes, known)
+        ports = tuple(_input_port(p, s, sizes) for p, s in zip(wanted, shapes, strict=True))
+        ports = override(ports, kinds, ranges)
+        trials = [examples, *_other_sizes(ports, sizes)]
+        difference = _largest_difference(module, program, trials, name)
+    made = _output_ports(program, ports, names, outputs)
+    signature = Signature(ports, override(made, kinds, ranges))
+    measured: dict[str, Any] = {
+        "largest_difference": difference,
+        "checked_at": [[list(x.shape) for x in trial] for trial in trials],
+        "fixed_axes": fixed,
+    }
+    if sizes is not None:
+        measured |= {"multiple": sizes.multiple, "minimum": sizes.minimum}
+    return Generator(program, signature, task, (Step("load", {"name": name}, measured),), name)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The module in float32 on the CPU, a copy when it is not there already."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(
+        t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64, torch.int32, torch.bool)
+        for t in tensors
+    ):
+        return module
+    try:
+        return copy.deepcopy(module).to("cpu", torch.float32)
+    except Exception as error:
+        raise LeanganError(
+            f"{type(module).__name__} cannot be copied to float32 on the CPU: {error}. "
+            "Call .float().cpu() on it first."
+        ) from error
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for the block; every submodule gets its own mode back."""
+    modes = [(m, m.training) for m in module.modules()]
+    for m, _ in modes:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _wanted_inputs(
+    module: nn.Module, examples: Sequence[Tensor] | None, ports: Sequence[Port] | None
+) -> tuple[Port, ...]:
+    """The inputs as we would like them: every axis that may be free is None."""
+    if examples is not None:
+        bad = [x for x in examples if not isinstance(x, Tensor) or not x.is_floating_point()]
+        if bad or not examples:
+            raise UsageError("The example inputs must be float tensors, one for each input.")
+    if ports:
+        if examples is None:
+            return tuple(ports)
+        given = [tuple(x.shape) for x in examples]
+        for port, shape in zip(ports, given, strict=False):
+            fits = len(shape) == len(port.shape) and all(
+                a is None or a == b for a, b in zip(port.shape, shape, strict=True)
+            )
+            if not fits:
+                raise UsageError(
+                    f"The example of {port.name!r} has shape {shape}, not {port.shape}."
+                )
+        if len(ports) != len(given):
+            raise UsageError(f"{len(given)} example inputs were given, {len(ports)} are needed.")
+        return tuple(dataclasses.replace(p, typical=s) for p, s in zip(ports, given, strict=True))
+    if examples is None:
+        raise UsageError(
+            f"{type(module).__name__} needs example inputs: say the shape of each, "
+            "for example --example 1,3,256,256, or example_inputs= in Python."
+        )
+    made: list[Port] = []
+    sizes: dict[str, int] = {}
+    for port_name, example in zip(input_names(module, len(examples)), examples, strict=True):
+        layout = ""
+        for letter, size in zip(layout_of(example.dim()), example.shape, strict=True):
+            # The same letter means the same size: another size gets a letter of its own.
+            other = letter in SPATIAL and sizes.setdefault(letter, size) != size
+            layout += letter.lower() if other else letter
+        shape = tuple(
+            None if letter == "N" or (letter in SPATIAL and size > 1) else size
+            for letter, size in zip(layout, example.shape, strict=True)
+        )
+        kind = guess_kind(layout, shape)
+        made.append(Port(port_name, kind, layout, shape, tuple(example.shape)))
+    return tuple(made)
+
+
+def _examples(ports: Sequence[Port], given: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    """The user's tensors; where there are none, small random ones of valid size."""
+    if given is not None:
+        return tuple(x.detach().to("cpu", torch.float32) for x in given)
+    return _random(ports, _trace_sizes(ports, None))
+
+
+def _trace_sizes(ports: Sequence[Port], examples: Sequence[Tensor] | None) -> dict[str, int]:
+    """Two or more multiples of a size that is known to run, another for each free axis.
+
+    Two at least, since an innermost map of size 1 would be taken for a broadcast.
+    """
+    sizes: dict[str, int] = {}
+    for i, port in enumerate(ports):
+        for axis, letter in enumerate(port.layout):
+            if port.shape[axis] is not None or letter in sizes:
+                continue
+            known = port.multiple_of(axis)
+            if examples is not None and known == 1:
+                known = examples[i].shape[axis]
+            if letter == "N":
+                known, size = 1, 2
+            else:
+                size = max(2, -(-_LEAST // known)) * known
+            while size in sizes.values():
+                size += known
+            sizes[letter] = size
+    return sizes
+
+
+def _random(ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0) -> tuple[Tensor, ...]:
+    """Standard normal inputs, or uniform ones over the known range."""
+    rng = torch.Generator().manual_seed(seed)
+    made = []
+    for port in ports:
+        shape = tuple(
+            fixed if fixed is not None else sizes.get(letter, typical)
+            for letter, fixed, typical in zip(port.layout, port.shape, port.typical, strict=True)
+        )
+        if port.range is None:
+            made.append(torch.randn(shape, generator=rng))
+        else:
+            low, high = port.range
+            made.append(torch.rand(shape, generator=rng) * (high - low) + low)
+    return tuple(made)
+
+
+def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    try:
+        with torch.no_grad():
+            result = module(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LeanganError(
+            f"{type(module).__name__} does not run on inputs of shape {shapes}: {reason}"
+        ) from error
+    results = tuple(result) if isinstance(result, tuple | list) else (result,)
+    if not results or not all(isinstance(r, Tensor) for r in results):
+        raise LeanganError(
+            f"{type(module).__name__} returns {type(result).__name__}, not a tensor or a tuple of "
+            "tensors; wrap it in a module that returns the tensors."
+        )
+    return results
+
+
+def _capture(
+    module: nn.Module, ports: Sequence[Port], examples: Sequence[Tensor]
+) -> tuple[ExportedProgram, list[str]]:
+    """Export with as many free axes as the module allows; say which ones had to be fixed."""
+    shapes = [list(p.shape) for p in ports]
+    wanted = [list(p.shape) for p in ports]
+    error: LeanganError | None = None
+    for _ in range(6):
+        trace = [dataclasses.replace(p, shape=tuple(s)) for p, s in zip(ports, shapes, strict=True)]
+        free = [[a for a, size in enumerate(s) if size is None] for s in shapes]
+        try:
+            program = capture(module, _random(trace, _trace_sizes(trace, examples)), free)
+            found = input_shapes(program)
+        except LeanganError as failure:
+            error = error or failure
+            # First the picture's sizes are given up, then the batch, then hope.
+            spatial = [
+                (i, a) for i, axes in enumerate(free) for a in axes if ports[i].layout[a] != "N"
+            ]
+            axes = spatial or [(i, a) for i, some in enumerate(free) for a in some]
+            if not axes:
+                raise error from failure
+        else:
+            axes = [(i, a) for i, some in enumerate(free) for a in some if found[i][a] is not None]
+            if not axes:
+                fixed = [
+                    f"{p.name}.{letter}"
+                    for p, want, got in zip(ports, wanted, shapes, strict=True)
+                    for letter, a, b in zip(p.layout, want, got, strict=True)
+                    if a != b
+                ]
+                return program, fixed
+        for i, a in axes:  # the code needs this size as a number: the example's is the one
+            shapes[i][a] = examples[i].shape[a]
+    raise error or LeanganError(f"{type(module).__name__} cannot be captured with stable sizes.")
+
+
+def _input_port(port: Port, shape: tuple[int | None, ...], sizes: Sizes | None) -> Port:
+    multiple = tuple(
+        sizes.multiple if size is None and letter in SPATIAL and sizes is not None else 1
+        for letter, size in zip(port.layout, shape, strict=True)
+    )
+    typical = tuple(
+        typical if size is None else size
+        for typical, size in zip(port.typical, shape, strict=True)
+    )
+    return dataclasses.replace(port, shape=shape, typical=typical, multiple=multiple)
+
+
+def _other_sizes(ports: Sequence[Port], sizes: Sizes | None) -> list[tuple[Tensor, ...]]:
+    """Inputs at two further sizes, the second with odd sizes where they are allowed."""
+    step = sizes.multiple if sizes else 1
+    base = -(-max(sizes.minimum if sizes else 1, 24) // step) * step
+    letters = sorted(
+        {x for p in ports for x, s in zip(p.layout, p.shape, strict=True) if s is None}
+    )
+    spatial = [x for x in letters if x != "N"]
+    even = {letter: base + i * step for i, letter in enumerate(spatial)} | {"N": 1}
+    odd = {letter: base + (2 * i + 1) * step for i, letter in enumerate(spatial)} | {"N": 3}
+    return [_random(ports, even, 1), _random(ports, odd, 2)] if letters else []
+
+
+def _largest_difference(
+    module: nn.Module, program: ExportedProgram, trials: Sequence[Sequence[Tensor]], name: str
+) -> float:
+    """Largest difference between module and graph over all trials, as a share of the range."""
+    graph = program.module(check_guards=False)
+    worst = 0.0
+    for inputs in trials:
+        expected = _run(module, inputs)
+        with quiet():
+            got = _run(graph, inputs)
+        for x, y in zip(expected, got, strict=True):
+            same = x.shape == y.shape and bool(torch.isfinite(x).all())
+            spread = float(x.max() - x.min()) or 1.0
+            difference = float((x - y).abs().max()) / spread if same else float("inf")
+            if not difference <= TOLERANCE:
+                shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
+                raise LeanganError(
+                    f"The graph of {name} does not compute what the module does at {shapes} "
+                    f"(difference {difference:.1e} of the range): its code depends on the size or "
+                    "is random, or its output is not finite."
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _output_ports(
+    program: ExportedProgram,
+    inputs: Sequence[Port],
+    names: Sequence[str],
+    known: Sequence[Port] | None,
+) -> tuple[Port, ...]:
+    shapes = output_shapes(program)
+    typical = shapes_at(program, [p.typical for p in inputs])
+    bounds = output_ranges(program)
+    made = []
+    for i, name in enumerate(names):
+        if known:
+            port = dataclasses.replace(
+                known[i],
+                shape=shapes[i],
+                typical=typical[i],
+                range=known[i].range or bounds[i],
+                multiple=(),
+            )
+        else:
+            layout = layout_of(len(shapes[i]))
+            kind = guess_kind(layout, shapes[i])
+            port = Port(name, kind, layout, shapes[i], typical[i], bounds[i])
+        made.append(port)
+    return tuple(made)
