@@ -1,0 +1,50 @@
+"""leangan bench: how fast a model is, runtime by runtime."""
+
+from __future__ import annotations
+
+from leangan.cli import options
+from leangan.cli.output import answer, stdout_width
+from leangan.cli.progress import progress
+
+EPILOG = """\b
+Examples:
+  leangan bench zoo:dcgan-faces
+  leangan bench out/generator.pt2 --on openvino,onnxruntime --threads 2 --json"""
+
+
+def command(
+    model: options.Model,
+    on: options.On = None,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    task: options.TaskName = None,
+    range_: options.Ranges = None,
+    kind: options.Kinds = None,
+    size: options.Sizes = None,
+    trust: options.Trust = False,
+    args: options.Arguments = None,
+    weights: options.Weights = None,
+    part: options.Part = "generator",
+    json_: options.Json = False,
+) -> None:
+    """Measure a model as it is in every runtime and precision, in turns with PyTorch eager."""
+    names = options.runtime_names(on)
+    loading = options.Loading.read(
+        ranges=range_,
+        kinds=kind,
+        trust=trust,
+        arguments=args,
+        weights=weights,
+        part=part,
+        task=task,
+        sizes=size,
+    )
+    with answer(json_) as say:
+        from leangan.report.table import entries_table
+        from leangan.search import pipeline
+
+        with progress() as report:
+            result = pipeline.bench(
+                model, names, threads=threads, seed=seed, progress=report, **loading.keywords()
+            )
+        say(result, entries_table(result["entries"], None, None, width=stdout_width()))

@@ -1,0 +1,140 @@
+"""leangan doctor: what this machine can do, and what an issue report needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from leangan.cli import options
+from leangan.cli.output import answer
+from leangan.cli.progress import progress
+
+EPILOG = """\b
+Examples:
+  leangan doctor
+  leangan doctor --json"""
+
+_PACKAGES = ("leangan", "torch", "torchao", "openvino", "onnxruntime", "onnx", "numpy", "pillow")
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+"""The instruction sets that decide which precisions pay, as Linux names them."""
+
+
+def command(json_: options.Json = False) -> None:
+    """Show versions, CPU, runtimes and folders, and try a tiny model in every runtime."""
+    with answer(json_) as say:
+        with progress() as report:
+            report("Trying each runtime")
+            facts = {
+                "versions": _versions(),
+                "machine": _machine(),
+                "runtimes": _runtimes(),
+                "cache": _cache(),
+            }
+        say(facts, *_lines(facts))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    fields = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in text.split("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    flags = set(fields.get("flags", "").split())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "threads": usable,
+    }
+
+
+def _runtimes() -> dict[str, dict[str, Any]]:
+    """By name: what it runs here and whether a tiny model got through it, or how to install it."""
+    from leangan import runtimes
+
+    found: dict[str, dict[str, Any]] = {}
+    for runtime in runtimes.known():
+        missing = runtime.missing()
+        if missing:
+            found[runtime.name] = {"ok": False, "install": missing}
+            continue
+        facts: dict[str, Any] = {
+            "float": list(runtime.precisions(quantized=False)),
+            "quantized": list(runtime.precisions(quantized=True)),
+        }
+        try:
+            difference = _try(runtime)
+            facts |= {"ok": difference < 1e-3, "largest_difference": difference}
+        except Exception as error:  # a broken installation fails in ways of its own
+            facts |= {"ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        found[runtime.name] = facts
+    return found
+
+
+def _try(runtime: Any) -> float:
+    """Largest difference of a tiny model to PyTorch, in the runtime's plainest precision."""
+    import torch
+
+    from leangan import sources
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Tanh()).eval()
+    generator = sources.load(module, example_inputs=torch.zeros(1, 3, 16, 16))
+    inputs = generator.example()
+    with tempfile.TemporaryDirectory() as folder:
+        precision = runtime.precisions(quantized=False)[0]
+        session = runtime.open(runtime.build(generator, Path(folder), precision), 1)
+        output = torch.from_numpy(session.run([x.numpy() for x in inputs])[0])
+    return float((output - generator.outputs(*inputs)[0]).abs().max())
+
+
+def _cache() -> dict[str, Any]:
+    import platformdirs
+
+    folder = Path(platformdirs.user_cache_dir("leangan"))
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return {
+        "folder": str(folder),
+        "bytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
+        "free_bytes": shutil.disk_usage(existing).free,
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    from leangan.report.words import size
+
+    machine, cache = facts["machine"], facts["cache"]
+    lines = [
+        ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        f"{machine['system']}, {machine['cpu']}, {machine['threads']} threads",
+        f"instructions: {' '.join(machine['flags']) or 'none that we look for'}",
+    ]
+    for name, found in facts["runtimes"].items():
+        if "install" in found:
+            lines.append(f"{name}: not here; type: {found['install']}")
+            continue
+        runs = ", ".join([*found["float"], *found["quantized"]])
+        said = "works" if found["ok"] else f"FAILS: {found.get('error', 'wrong output')}"
+        lines.append(f"{name}: {said}; runs {runs}")
+    lines.append(
+        f"cache: {cache['folder']}, {size(cache['bytes'])}; {size(cache['free_bytes'])} free"
+    )
+    return lines

@@ -1,0 +1,82 @@
+"""leangan export: one deployable form, without searching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leangan.cli import options
+from leangan.cli.output import answer
+from leangan.errors import BackendMissing, UsageError
+
+EPILOG = """\b
+Examples:
+  leangan export zoo:cyclegan-vintage --to openvino -o vintage
+  leangan export out/generator.pt2 --to onnxruntime --precision int8 -o onnx"""
+
+
+def command(
+    model: options.Model,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="RUNTIME",
+            show_default=False,
+            help="openvino, onnxruntime, torch or torch-inductor.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="FOLDER", show_default=False, help="Where it goes."),
+    ],
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", show_default="the exact one", help="fp32, bf16, int8..."),
+    ] = None,
+    range_: options.Ranges = None,
+    kind: options.Kinds = None,
+    size: options.Sizes = None,
+    trust: options.Trust = False,
+    args: options.Arguments = None,
+    weights: options.Weights = None,
+    part: options.Part = "generator",
+    json_: options.Json = False,
+) -> None:
+    """Write a model in the form that one runtime takes."""
+    names = options.runtime_names(to)
+    if names is None or len(names) != 1:
+        raise UsageError(f"--to takes one runtime, not {to!r}.")
+    loading = options.Loading.read(
+        ranges=range_,
+        kinds=kind,
+        trust=trust,
+        arguments=args,
+        weights=weights,
+        part=part,
+        sizes=size,
+    )
+    with answer(json_) as say:
+        from leangan import runtimes
+        from leangan.files import atomic_folder
+
+        runtime = runtimes.get(names[0])
+        missing = runtime.missing()
+        if missing:
+            raise BackendMissing(f"{runtime.name} is not installed; type: {missing}")
+        generator = loading.load(model)
+        choices = dict.fromkeys(
+            p for quantized in (False, True) for p in runtime.precisions(quantized=quantized)
+        )
+        wanted = precision or next(iter(choices))
+        if wanted not in choices:
+            raise UsageError(
+                f"{runtime.name} runs no {wanted!r} on this machine{options.near(wanted, choices)}."
+            )
+        with atomic_folder(out) as folder:
+            artifact = runtime.build(generator, folder, wanted)
+            names_of_files = [str(file.relative_to(folder)) for file in artifact.files]
+        files = [str(out / name) for name in names_of_files]
+        say({**artifact.to_json(), "files": files}, *files)

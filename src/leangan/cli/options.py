@@ -1,0 +1,241 @@
+"""Options that several commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leangan.cli.output import parse_json
+from leangan.errors import UsageError
+
+if TYPE_CHECKING:
+    from leangan.generator import Generator
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A checkpoint, file.py:Class, generator.pt2, zoo:NAME or a folder of compress.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, show_default="all cores", help="CPU threads to measure on."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same samples.")]
+Limit = Annotated[int, typer.Option("--limit", min=3, help="The most samples to take.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        show_default=False,
+        help="Folder of typical inputs. Not needed for generators that start from noise.",
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", show_default="read off the model", help="What the model is for."),
+]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="NAME=LO,HI",
+        show_default=False,
+        help="Value range of an input or output that the file does not tell. Repeatable.",
+    ),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        metavar="NAME=KIND",
+        show_default=False,
+        help="What an input or output is: image, latent, mel, waveform... Repeatable.",
+    ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow this file to run code when it is opened (a pickle).")
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NxCxHxW",
+        show_default=False,
+        help="Shape of an input, needed for file.py:Class. Repeat it for each input, in order.",
+    ),
+]
+Arguments = Annotated[
+    str | None,
+    typer.Option(
+        "--args",
+        metavar="JSON",
+        show_default=False,
+        help="Arguments of file.py:Class: a JSON object.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", show_default=False, help="The weights of file.py:Class."
+    ),
+]
+Part = Annotated[
+    str, typer.Option("--part", help="Which network of a whole-GAN file: generator, discriminator.")
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="NAMES",
+        show_default="all that are installed",
+        help="Runtimes to try, joined by commas: openvino, onnxruntime, torch.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Everything that a user may have to say about a model file."""
+
+    ranges: dict[str, tuple[float, float]] | None = None
+    kinds: dict[str, str] | None = None
+    trust: bool = False
+    arguments: dict[str, Any] | None = None
+    weights: Path | None = None
+    part: str = "generator"
+    task: str | None = None
+    example_inputs: tuple[tuple[int, ...], ...] | None = None
+    """Shapes, batch first."""
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        ranges: list[str] | None = None,
+        kinds: list[str] | None = None,
+        trust: bool = False,
+        arguments: str | None = None,
+        weights: Path | None = None,
+        part: str = "generator",
+        task: str | None = None,
+        sizes: list[str] | None = None,
+    ) -> Loading:
+        """From the options' texts.
+
+        Raises:
+            UsageError: one of them has not the form it needs.
+        """
+        if weights is not None and not weights.exists():
+            raise UsageError(f"There is no weights file {weights}.")
+        return cls(
+            ranges=dict(map(_range, ranges or ())) or None,
+            kinds=dict(map(_kind, kinds or ())) or None,
+            trust=trust,
+            arguments=None if arguments is None else _object(arguments),
+            weights=weights,
+            part=part,
+            task=task,
+            example_inputs=tuple(map(_shape, sizes or ())) or None,
+        )
+
+    def load(self, model: str) -> Generator:
+        """Open `model` with these options."""
+        from leangan import sources
+
+        return sources.load(model, **self.keywords())
+
+    def keywords(self) -> dict[str, Any]:
+        """As keyword arguments of load and compress; what was not said is left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    name, sign, numbers = text.partition("=")
+    try:
+        low, high = map(float, numbers.split(","))
+        if not (name and sign and low < high):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--range {text!r} is not NAME=LO,HI with LO below HI, for example --range x=-1,1."
+        ) from None
+    return name, (low, high)
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = parse_json(text, "--args")
+    if not isinstance(value, dict):
+        raise UsageError(f'--args {text!r} is no JSON object; write for example {{"depth": 9}}.')
+    return value
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+        if min(shape) < 1:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--size {text!r} is no shape; write all axes, batch first, as in 1x3x256x256."
+        ) from None
+    return shape
+
+
+def _kind(text: str) -> tuple[str, str]:
+    name, _, kind = text.partition("=")
+    if not name or not kind:
+        raise UsageError(f"--kind {text!r} is not NAME=KIND, for example --kind x=image.")
+    return name, kind
+
+
+def runtime_names(on: str | None) -> tuple[str, ...] | None:
+    """The runtimes of `--on`, None for all.
+
+    Raises:
+        UsageError: one of them is not known.
+    """
+    if on is None:
+        return None
+    from leangan import runtimes
+
+    known = [runtime.name for runtime in runtimes.known()]
+    wanted = tuple(name.strip() for name in on.split(",") if name.strip())
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"There is no runtime {name!r}{near(name, known)}.")
+    if not wanted:
+        raise UsageError(f"--on {on!r} names no runtime; choose from {', '.join(known)}.")
+    return wanted
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """How an error goes on after an unknown name: a suggestion, or all that there are."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}"
+
+
+def floor_text(keep: list[str] | None) -> str | None:
+    """`--keep` given once or several times as one floor, checked.
+
+    Raises:
+        UsageError: a part is not metric>=number.
+    """
+    from leangan.report.words import conditions
+
+    if not keep:
+        return None
+    floor = ",".join(keep)
+    if not conditions(floor):
+        raise UsageError('--keep is empty; write for example --keep "psnr>=40".')
+    return floor
