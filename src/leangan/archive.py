@@ -39,8 +39,10 @@ _TARGET = re.compile(
     r"|torch\.sym_(max|min|int|float|ite|not)"
 )
 # sympy.sympify evaluates text: only names, whole numbers, calls and arithmetic may pass, and no
-# attribute access, string (but a symbol's quoted name) or subscript.
-_EXPRESSION = re.compile(r"(?:Symbol\('\w+'|[A-Za-z]\w*|\d+|[\s(),=+*/<>-])*")
+# attribute access, string (but a symbol's or a number's) or subscript.
+_EXPRESSION = re.compile(
+    r"(?:Symbol\('\w+'|Float\('-?\d+(?:\.\d+)?(?:e[+-]?\d+)?'|[A-Za-z]\w*|\d+|[\s(),=+*/<>-])*"
+)
 _CALLABLE = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _FUNCTIONS = frozenset(
     "Symbol Integer Rational Add Mul Pow Mod Max Min FloorDiv CleanDiv CeilDiv ModularIndexing "
