@@ -14,7 +14,7 @@ from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.measure.image import psnr_y
 from leangan.tasks.base import Data, Sample, Score
-from leangan.tasks.images import Picture, from_port, to_port
+from leangan.tasks.images import Picture, from_port, to_8_bit, to_port
 from leangan.tasks.pictures import TooSmall, crop, picture_data, scale, working_size
 from leangan.tasks.quality import image_quality, score
 
@@ -88,7 +88,7 @@ class SuperResolution:
 
 
 def shrink(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Reduce by Pillow's antialiased bicubic filter, rounded to 8 bits as a file would be.
+    """Reduce by Pillow's antialiased bicubic filter, in 8 bits as a file would hold it.
 
     Args:
         rgb: (C, H, W) in [0, 1].
@@ -98,13 +98,9 @@ def shrink(rgb: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (C, height, width) in [0, 1].
     """
-    planes = [
-        np.asarray(
-            Image.fromarray(band.numpy() * 255).resize((width, height), Image.Resampling.BICUBIC)
-        )
-        for band in rgb
-    ]
-    return torch.from_numpy(np.stack(planes)).round().clamp(0, 255) / 255
+    image = to_8_bit(rgb).resize((width, height), Image.Resampling.BICUBIC)
+    levels = np.array(image, dtype=np.float32).reshape(height, width, -1)
+    return torch.from_numpy(levels).permute(2, 0, 1) / 255
 
 
 def _scale(generator: Generator) -> int:
