@@ -1,12 +1,14 @@
 """Image and signal metrics against values known from elsewhere."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import leangan.zoo
 from leangan.errors import LeanganError
 from leangan.measure import perceptual
 from leangan.measure.image import mean_shift, psnr, psnr_y, rgb_to_y, ssim
@@ -155,32 +157,31 @@ def test_small_and_grey_pictures_are_fitted_to_the_network(channels):
     assert perceptual.perceptual_distance(a, 1 - a, Net()) > 0
 
 
-def test_without_the_network_there_is_a_note(monkeypatch):
-    import leangan.zoo
+@pytest.fixture
+def zoo(monkeypatch):
+    """Says what the zoo does when it is asked for a network."""
+    perceptual._load.cache_clear()
+    yield lambda load: monkeypatch.setattr(leangan.zoo, "load", load)
+    perceptual._load.cache_clear()
 
+
+def test_without_the_network_there_is_a_note(zoo):
     def unreachable(name):
         raise LeanganError("No route to the package index.")
 
-    monkeypatch.setattr(leangan.zoo, "load_features", unreachable, raising=False)
-    perceptual._load.cache_clear()
-    try:
-        assert perceptual.load_network() is None
-        assert "No route" in perceptual.missing()
-    finally:
-        perceptual._load.cache_clear()
+    zoo(unreachable)
+    assert perceptual.load_network() is None
+    assert "No route" in perceptual.missing()
 
 
-def test_the_network_is_loaded_once(monkeypatch):
-    import leangan.zoo
-
+def test_the_network_is_loaded_once(zoo):
     calls = []
-    monkeypatch.setattr(
-        leangan.zoo, "load_features", lambda name: calls.append(name) or Net(), raising=False
-    )
-    perceptual._load.cache_clear()
-    try:
-        assert perceptual.load_network() is perceptual.load_network()
-        assert perceptual.missing() is None
-        assert calls == [perceptual.NETWORK]
-    finally:
-        perceptual._load.cache_clear()
+
+    def load(name):
+        calls.append(name)
+        return SimpleNamespace(outputs=Net())
+
+    zoo(load)
+    assert perceptual.load_network() is perceptual.load_network()
+    assert perceptual.missing() is None
+    assert calls == [perceptual.NETWORK]

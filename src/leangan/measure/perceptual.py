@@ -56,12 +56,12 @@ def missing() -> str | None:
 
 @functools.cache
 def _load() -> tuple[Features | None, str | None]:
-    try:
-        from leangan.zoo import load_features
+    from leangan.zoo import load
 
-        return load_features(NETWORK), None
-    except (LeanganError, ImportError) as error:  # offline, or no such package in the index
-        return None, f"No perceptual distance: the network {NETWORK} could not be had. {error}"
+    try:
+        return load(NETWORK).outputs, None
+    except LeanganError as error:  # offline, or no such package in the user's index
+        return None, f"There is no perceptual distance, because {NETWORK} is missing. {error}"
 
 
 def _prepare(x: Tensor) -> Tensor:
