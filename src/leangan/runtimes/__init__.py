@@ -1,0 +1,40 @@
+"""Ways out, one file per backend; third parties add theirs by the entry point leangan.runtimes."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import entry_points
+
+from leangan.errors import UsageError
+from leangan.runtimes.base import Artifact, Runtime, Session
+from leangan.runtimes.onnxruntime_ import ONNXRuntime
+from leangan.runtimes.openvino_ import OpenVINO
+from leangan.runtimes.torch_ import Torch, TorchInductor
+
+RUNTIMES: tuple[Runtime, ...] = (Torch(), TorchInductor(), ONNXRuntime(), OpenVINO())
+
+__all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "get", "known"]
+
+
+@functools.cache
+def known() -> tuple[Runtime, ...]:
+    """Ours, then those that installed packages bring; an entry point names a class."""
+    return (*RUNTIMES, *(e.load()() for e in entry_points(group="leangan.runtimes")))
+
+
+def get(name: str) -> Runtime:
+    """The runtime of that name, whether it is installed or not.
+
+    Raises:
+        UsageError: there is none; the message lists those that there are.
+    """
+    for runtime in known():
+        if runtime.name == name:
+            return runtime
+    names = ", ".join(runtime.name for runtime in known())
+    raise UsageError(f"There is no runtime {name!r}; choose from {names}.")
+
+
+def available() -> list[Runtime]:
+    """Those that can be used on this machine as it is."""
+    return [runtime for runtime in known() if runtime.missing() is None]

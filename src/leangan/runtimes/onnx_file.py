@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from leangan.generator import Generator, Port
 
 OPSET = 20
-"""Newest set that both ONNX Runtime and OpenVINO run whole; 21 moves quantization to block forms."""
+"""Has all that generators need (3-D resizing, Gelu, GridSample), and every runtime reads it."""
 
 _AXES = {"N": "batch", "C": "channels", "H": "height", "W": "width", "T": "time"}
 
@@ -36,8 +35,20 @@ def write_onnx(generator: Generator, path: Path) -> Path:
     Raises:
         LeanganError: an operator has no ONNX form, or the file would have lost a free size.
     """
+    return save_onnx(to_onnx(generator), path)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
+    """Write the model with its weights inside, replacing `path` atomically."""
     import onnx
 
+    with atomic(path) as temporary:
+        onnx.save_model(model, str(temporary))
+    return path
+
+
+def to_onnx(generator: Generator) -> onnx.ModelProto:
+    """As `write_onnx`, in memory."""
     model = _export(generator)
     inputs, outputs = generator.signature.inputs, generator.signature.outputs
     for port, value in zip(inputs, model.graph.input, strict=True):
@@ -46,9 +57,7 @@ def write_onnx(generator: Generator, path: Path) -> Path:
     for port, value in zip(outputs, model.graph.output, strict=True):
         _name_sizes(port, value, "output_")
     _forget_origin(model)
-    with atomic(path) as temporary:
-        onnx.save_model(model, str(temporary))
-    return path
+    return model
 
 
 def port_names(generator: Generator) -> tuple[list[str], list[str]]:
@@ -112,16 +121,12 @@ def _name_sizes(port: Port, value: onnx.ValueInfoProto, prefix: str) -> None:
 
 def _forget_origin(model: onnx.ModelProto) -> None:
     """Drop stack traces and paths of this machine, and shapes that speak of the old symbols."""
-    graphs: Sequence[onnx.GraphProto] = [model.graph]
-    for graph in graphs:
-        del graph.value_info[:]
-        del graph.metadata_props[:]
-        for item in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
-            del item.metadata_props[:]
-            item.doc_string = ""
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-    model.graph.doc_string = ""
+    graph = model.graph
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    for item in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+        del item.metadata_props[:]
+        item.doc_string = ""
     model.producer_name = "leangan"
     model.producer_version = ""

@@ -1,0 +1,200 @@
+"""OpenVINO on the CPU: float32, bfloat16 where the CPU has it, and int8 from the QDQ form."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leangan.errors import LeanganError
+from leangan.files import atomic_folder
+from leangan.runtimes.base import Arrays, Artifact
+from leangan.runtimes.onnx_file import write_onnx
+
+if TYPE_CHECKING:
+    from leangan.generator import Generator
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8+bf16": "bf16"}
+_MODEL = "generator.xml"
+_SMALL = 1024
+"""Constants of up to this many elements stay float32: biases and quantization scales, whose
+range half precision may not hold, and which weigh nothing."""
+
+
+class OpenVINO:
+    """OpenVINO's CPU plugin; artifacts are its IR, an .xml with a .bin beside it."""
+
+    name = "openvino"
+
+    def missing(self) -> str | None:
+        """None when OpenVINO is installed, else how to get it."""
+        return None if importlib.util.find_spec("openvino") else "pip install openvino"
+
+    def precisions(self, *, quantized: bool) -> tuple[str, ...]:
+        """What the plugin says this CPU has instructions for, fastest last."""
+        capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        bf16 = "BF16" in capabilities
+        if quantized:
+            if "INT8" not in capabilities:
+                return ()
+            return ("int8", "int8+bf16") if bf16 else ("int8",)
+        return ("fp32", "bf16") if bf16 else ("fp32",)
+
+    def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
+        """Write generator.xml and generator.bin.
+
+        float32 artifacts are exact. In those that compute in bfloat16, weights that are still
+        float are stored in half precision, which is finer than what they are computed in.
+        """
+        import openvino as ov
+
+        if precision not in _HINTS:
+            raise LeanganError(
+                f"OpenVINO has no precision {precision!r}; choose from {', '.join(_HINTS)}."
+            )
+        with tempfile.TemporaryDirectory() as temporary:
+            source = write_onnx(generator, Path(temporary) / "generator.onnx")
+            model = _core().read_model(source)
+            _simplify(model)
+            if _HINTS[precision] == "bf16":
+                _halve(model)
+            with atomic_folder(folder) as out:
+                ov.save_model(model, out / _MODEL, compress_to_fp16=False)
+                _shorten(out / _MODEL)
+        files = (folder / _MODEL, (folder / _MODEL).with_suffix(".bin"))
+        return Artifact(self.name, precision, files)
+
+    def open(self, artifact: Artifact, threads: int) -> OpenVINOSession:
+        """Compile for this CPU, with the precision said outright: the default depends on it."""
+        compiled = _core().compile_model(
+            artifact.path,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
+                "INFERENCE_NUM_THREADS": threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                # Pinned threads of several processes meet on the same cores.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        return OpenVINOSession(compiled)
+
+
+class OpenVINOSession:
+    """A compiled model and one request that is used again and again."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+
+    def run(self, inputs: Arrays) -> list[np.ndarray]:
+        """Run once, see `Session.run`."""
+        arrays = [np.ascontiguousarray(x, dtype=np.float32) for x in inputs]
+        results = self._request.infer(arrays, share_inputs=True)
+        return list(results.values())
+
+    def int8_share(self) -> float | None:
+        """Read back from the graph that the plugin executed last; None before the first run."""
+        whole = eight = 0
+        for node in self._compiled.get_runtime_model().get_ops():
+            shapes = [p.get_partial_shape() for p in [*node.inputs(), *node.outputs()]]
+            kind = _told(node, "layerType")
+            if kind not in _MACS:
+                continue
+            if not all(shape.is_static for shape in shapes):
+                return None
+            macs = _MACS[kind](*(tuple(s.to_shape()) for s in (*shapes[:2], shapes[-1])))
+            whole += macs
+            if _told(node, "runtimePrecision") in ("u8", "i8"):
+                eight += macs
+        return eight / whole if whole else None
+
+
+Shape = tuple[int, ...]
+
+
+def _convolution(data: Shape, weight: Shape, out: Shape) -> int:
+    # A grouped weight has one axis more: [groups, out/groups, in/groups, *kernel].
+    return math.prod(out) * math.prod(weight[1 + len(weight) - len(out) :])
+
+
+def _deconvolution(data: Shape, weight: Shape, out: Shape) -> int:
+    return math.prod(data) * math.prod(weight[1 + len(weight) - len(out) :])
+
+
+def _matmul(data: Shape, weight: Shape, out: Shape) -> int:
+    return math.prod(out) * data[-1]
+
+
+_MACS = {
+    "Convolution": _convolution,
+    "Deconvolution": _deconvolution,
+    "MatMul": _matmul,
+    "FullyConnected": _matmul,
+}
+
+
+def _told(node: Any, key: str) -> str:
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""
+
+
+@functools.cache
+def _core() -> Any:
+    import openvino as ov
+
+    return ov.Core()
+
+
+def _simplify(model: Any) -> None:
+    """Fold the arithmetic around scales and sizes, and keep equal constants once.
+
+    The public `convert_model` does the first as well, but sends telemetry without being asked.
+    """
+    from openvino._offline_transformations import apply_moc_transformations
+
+    apply_moc_transformations(model, cf=True)
+    seen: dict[tuple[str, Shape, bytes], Any] = {}
+    for node in _constants(model):
+        if math.prod(node.get_output_shape(0)) > _SMALL:
+            continue
+        kind = node.get_element_type().get_type_name()
+        key = (kind, tuple(node.get_output_shape(0)), node.data.tobytes())
+        first = seen.setdefault(key, node)
+        if first is not node:
+            _replace(node, first)
+
+
+def _halve(model: Any) -> None:
+    """Store large float constants in half precision, unless they leave its range."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    for node in _constants(model):
+        if node.get_element_type() != ov.Type.f32 or math.prod(node.get_output_shape(0)) <= _SMALL:
+            continue
+        with np.errstate(over="ignore"):
+            half = node.data.astype(np.float16)
+        if np.isfinite(half).all():
+            _replace(node, ops.convert(ops.constant(half), "f32"))
+
+
+def _constants(model: Any) -> list[Any]:
+    return [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+
+
+def _replace(old: Any, new: Any) -> None:
+    for user in old.output(0).get_target_inputs():
+        user.replace_source_output(new.output(0))
+
+
+def _shorten(xml: Path) -> None:
+    """Indentation is a fifth of the text, and small networks have more text than weights."""
+    xml.write_text(re.sub(r"\n\s*", "", xml.read_text("utf-8")), "utf-8")

@@ -1,0 +1,124 @@
+"""PyTorch itself: eager, the baseline of every speed-up, and compiled by inductor."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leangan.errors import LeanganError
+from leangan.runtimes.base import Arrays, Artifact
+
+if TYPE_CHECKING:
+    from leangan.generator import Generator
+
+_MODEL = "generator.pt2"
+
+
+class Torch:
+    """PyTorch in eager mode.
+
+    float32 keeps the plain contiguous layout, as people run a generator they have just loaded.
+    """
+
+    name = "torch"
+
+    def missing(self) -> str | None:
+        """None when PyTorch is installed, else how to get it."""
+        return None if importlib.util.find_spec("torch") else "pip install torch"
+
+    def precisions(self, *, quantized: bool) -> tuple[str, ...]:
+        """Nothing for int8: eager mode computes it in float, as a reference."""
+        if quantized:
+            return ()
+        return ("fp32", "bf16") if _has_bf16() else ("fp32",)
+
+    def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
+        """Write generator.pt2."""
+        if precision not in ("fp32", "bf16"):
+            raise LeanganError(
+                f"The runtime {self.name} has no precision {precision!r}; choose fp32 or bf16."
+            )
+        return Artifact(self.name, precision, (generator.save(folder / _MODEL),))
+
+    def open(self, artifact: Artifact, threads: int) -> TorchSession:
+        """Load the archive; PyTorch's number of threads is one setting for the whole process."""
+        import torch
+
+        torch.set_num_threads(threads)
+        return TorchSession(_load(artifact), artifact.precision)
+
+
+class TorchInductor(Torch):
+    """PyTorch compiled by inductor, which needs a C++ compiler and a minute or more."""
+
+    name = "torch-inductor"
+
+    def missing(self) -> str | None:
+        """None when PyTorch and a C++ compiler are there, else how to get them."""
+        if any(shutil.which(c) for c in ("g++", "clang++", "cl")):
+            return super().missing()
+        return "a C++ compiler, for example apt install g++"
+
+    def open(self, artifact: Artifact, threads: int) -> TorchSession:
+        """Load and wrap; the first run compiles."""
+        import torch
+
+        torch.set_num_threads(threads)
+        return TorchSession(torch.compile(_load(artifact)), artifact.precision)
+
+
+class TorchSession:
+    """A module without gradients; in bfloat16 under autocast and channels last."""
+
+    def __init__(self, module: Callable[..., Any], precision: str) -> None:
+        self._module = module
+        self._bf16 = precision == "bf16"
+
+    def run(self, inputs: Arrays) -> list[np.ndarray]:
+        """Run once, see `Session.run`."""
+        import torch
+
+        tensors = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in inputs]
+        if self._bf16:
+            tensors = [
+                t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+                for t in tensors
+            ]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            result = self._module(*tensors)
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        return [t.float().contiguous().numpy() for t in outputs]
+
+    def int8_share(self) -> float | None:
+        """None: eager mode does not tell."""
+        return None
+
+
+def _load(artifact: Artifact) -> Any:
+    import torch
+
+    from leangan.archive import open_archive
+
+    module = open_archive(artifact.path).module()
+    if artifact.precision == "bf16":
+        for node in module.graph.nodes:
+            # A view of what is channels last has no strides to be one.
+            if node.target is torch.ops.aten.view.default:
+                node.target = torch.ops.aten.reshape.default
+        module.recompile()
+        module.to(memory_format=torch.channels_last)
+    return module
+
+
+def _has_bf16() -> bool:
+    """Whether the CPU has bfloat16 instructions, so that it is no mere emulation."""
+    import torch
+
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return True
+    return bool(torch.backends.cpu.get_cpu_capability() in ("SVE256", "SVE"))

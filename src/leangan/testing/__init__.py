@@ -1,0 +1,1 @@
+"""Base test cases that every source, architecture, task and runtime must pass."""
