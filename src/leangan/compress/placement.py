@@ -1,0 +1,76 @@
+"""Where quantize and dequantize operators belong in a generator's graph."""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import GraphModule, Node
+
+from leangan.graph.rewrite import layer_name, tensor_of
+
+_aten = torch.ops.aten
+
+WEIGHTED: dict[object, int] = {
+    _aten.conv1d.default: 0,
+    _aten.conv2d.default: 0,
+    _aten.linear.default: 0,
+    _aten.conv_transpose1d.default: 1,
+    _aten.conv_transpose2d.input: 1,
+}
+"""The operators that can run in 8 bits, with the output-channel axis of their weight."""
+TRANSPOSED = (_aten.conv_transpose1d.default, _aten.conv_transpose2d.input)
+_MOVES = {
+    _aten.pad.default,
+    _aten.pixel_shuffle.default,
+    _aten.pixel_unshuffle.default,
+    _aten.upsample_nearest2d.vec,
+    _aten.view.default,
+    _aten.permute.default,
+    _aten.unsqueeze.default,
+    _aten.squeeze.dim,
+    _aten.slice.Tensor,
+}
+"""Operators that put out values of their first input (or zero, which is exact) and no others."""
+
+
+def quantizable(module: GraphModule) -> dict[str, Node]:
+    """The layers that can run in 8 bits, by name, in the order they are computed."""
+    found = {}
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in WEIGHTED:
+            weight = tensor_of(module, node.args[1])
+            if weight is not None and weight.is_floating_point():
+                found[layer_name(node)] = node
+    return found
+
+
+def source_of(node: Node) -> tuple[Node, Node]:
+    """Where the values that enter a layer were computed, and who takes them from there.
+
+    The taker is the layer itself, or the first of the operators in front of it that only move
+    values (padding, shuffles): quantizing before those is exact and moves a quarter of the bytes.
+    """
+    taker, source = node, node.args[0]
+    assert isinstance(source, Node)
+    while (
+        source.op == "call_function"
+        and source.target in _MOVES
+        and len(source.users) == 1
+        and _keeps_values(source)
+    ):
+        taker, source = source, source.args[0]  # type: ignore[assignment]
+        assert isinstance(source, Node)
+    return source, taker
+
+
+def groups_of(node: Node) -> int:
+    """The number of groups of a convolution, 1 for a linear layer."""
+    position = 6  # both conv*d and conv_transpose*d take groups at this place
+    return int(node.args[position]) if len(node.args) > position else 1  # type: ignore[arg-type]
+
+
+def _keeps_values(node: Node) -> bool:
+    if node.target is not _aten.pad.default:
+        return True
+    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+    value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    return mode != "constant" or not value
