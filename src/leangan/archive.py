@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+# The operators of quantized programs exist once this was imported.
+import torch.ao.quantization.fx._decomposed
+
 from leangan.errors import LeanganError, UnsafeFile
 from leangan.files import atomic
 from leangan.generator import Generator, Signature, Step
