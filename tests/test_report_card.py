@@ -66,7 +66,7 @@ def test_names_cannot_break_the_table_or_inject_html():
     report = example() | {"candidates": [entry(bad)], "notes": [bad], "model": bad}
     text = card(report, {})
     assert "<img" not in text
-    row = next(line for line in text.splitlines() if "a\\|b &lt;img" in line and "int8" in line)
+    row = next(line for line in text.splitlines() if line.startswith("| a\\|b"))
     assert row.replace("\\|", "").count("|") == 8
 
 

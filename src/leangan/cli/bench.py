@@ -27,7 +27,10 @@ def command(
     part: options.Part = "generator",
     json_: options.Json = False,
 ) -> None:
-    """Measure a model as it is in every runtime and precision, in turns with PyTorch eager."""
+    """Measure a model as it is, in every runtime and precision.
+
+    Each runs in turns with PyTorch eager float, so that the ratios hold on a busy machine.
+    """
     names = options.runtime_names(on)
     loading = options.Loading.read(
         ranges=range_,

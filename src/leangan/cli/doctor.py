@@ -25,7 +25,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8
 
 
 def command(json_: options.Json = False) -> None:
-    """Show versions, CPU, runtimes and folders, and try a tiny model in every runtime."""
+    """Say what this machine can do, and try every runtime."""
     with answer(json_) as say:
         with progress() as report:
             report("Trying each runtime")
@@ -51,11 +51,8 @@ def _versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
-    fields = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in text.split("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
     flags = set(fields.get("flags", "").split())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -107,9 +104,9 @@ def _try(runtime: Any) -> float:
 
 
 def _cache() -> dict[str, Any]:
-    import platformdirs
+    from leangan.zoo.fetch import cache
 
-    folder = Path(platformdirs.user_cache_dir("leangan"))
+    folder = cache()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     return {
         "folder": str(folder),

@@ -33,7 +33,10 @@ def command(
     trust: options.Trust = False,
     json_: options.Json = False,
 ) -> None:
-    """Compare two models: speed, size, memory, and the quality of B's output against A's."""
+    """Compare two models: speed, size, memory, and B's quality.
+
+    Quality is that of B's output against A's, on the same inputs.
+    """
     loading = options.Loading.read(ranges=range_, kinds=kind, trust=trust, task=task)
     with answer(json_) as say:
         from leangan.report.table import entries_table

@@ -73,7 +73,7 @@ def command(
         wanted = precision or next(iter(choices))
         if wanted not in choices:
             raise UsageError(
-                f"{runtime.name} runs no {wanted!r} on this machine{options.near(wanted, choices)}."
+                f"{runtime.name} runs no {wanted!r} on this machine{options.near(wanted, choices)}"
             )
         with atomic_folder(out) as folder:
             artifact = runtime.build(generator, folder, wanted)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -41,6 +43,7 @@ for _module in (inspect, compress, evaluate, run, bench, export, doctor):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EPILOG)(_module.command)
 app.add_typer(zoo.app, name="zoo")
 
+_INTERRUPTED = 130
 _Exceptions = typer.BadParameter.__mro__
 _ClickError: type[Any] = _Exceptions[_Exceptions.index(Exception) - 1]
 """The base of Typer's usage errors, which Typer does not export."""
@@ -59,7 +62,7 @@ def _global(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
     verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Tell more of what is done.")
+        int, typer.Option("-v", "--verbose", count=True, show_default=False, help="Tell more.")
     ] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
@@ -80,14 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     SETTINGS.verbosity, SETTINGS.debug = 0, "--debug" in given
-    if not SETTINGS.debug:
-        warnings.simplefilter("ignore")  # third parties' words to programmers
     try:
-        result = app(_global_first(given), prog_name="leangan", standalone_mode=False)
+        with _third_parties_silenced():
+            result = app(_global_first(given), prog_name="leangan", standalone_mode=False)
         sys.stdout.flush()
+        if result == _INTERRUPTED:  # what Typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted; nothing was left half-written.", 130, prefix="")
+        return _fail("Interrupted; nothing was left half-written.", _INTERRUPTED, prefix="")
     except LeanganError as error:
         return _fail(str(error), error.exit_code)
     except _ClickError as error:
@@ -100,6 +104,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_words(error), 1)
 
 
+@contextmanager
+def _third_parties_silenced() -> Iterator[None]:
+    """Keep warnings and logs that are meant for programmers off the screen, but for --debug."""
+    if SETTINGS.debug:
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _global_first(arguments: list[str]) -> list[str]:
     """Let the global switches stand behind the command's name too."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -109,8 +129,9 @@ def _global_first(arguments: list[str]) -> list[str]:
 
 
 def _usage(error: Any) -> int:
-    message = " ".join(error.format_message().split())
-    if not message:  # no arguments at all: the help was shown instead
+    message = error.format_message().strip()
+    if message.startswith("Usage:"):  # no arguments at all: the help is the answer
+        sys.stderr.write(message + "\n")
         return int(error.exit_code)
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "leangan"

@@ -212,7 +212,7 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
     wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:
-            raise UsageError(f"There is no runtime {name!r}{near(name, known)}.")
+            raise UsageError(f"There is no runtime {name!r}{near(name, known)}")
     if not wanted:
         raise UsageError(f"--on {on!r} names no runtime; choose from {', '.join(known)}.")
     return wanted
@@ -222,7 +222,7 @@ def near(name: str, known: Iterable[str]) -> str:
     """How an error goes on after an unknown name: a suggestion, or all that there are."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(known)}."
 
 
 def floor_text(keep: list[str] | None) -> str | None:

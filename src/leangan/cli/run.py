@@ -55,7 +55,10 @@ def command(
     trust: options.Trust = False,
     json_: options.Json = False,
 ) -> None:
-    """Run pictures of any size and mode through a model; a noise model makes pictures."""
+    """Use a model on pictures of any size and mode.
+
+    A model that starts from noise needs no files and makes --count pictures.
+    """
     loading = options.Loading.read(ranges=range_, kinds=kind, trust=trust)
     for file in files or ():
         if not file.exists():

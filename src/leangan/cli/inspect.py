@@ -1,0 +1,203 @@
+"""leangan inspect: what a model is, what may go wrong with it, what could be gained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leangan.cli import options
+from leangan.cli.output import answer
+from leangan.cli.progress import progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from leangan.generator import Generator
+
+EPILOG = """\b
+Examples:
+  leangan inspect zoo:cyclegan-vintage
+  leangan inspect netG.pth --layers
+  leangan inspect nets.py:Generator --size 1x3x256x256 --args '{"depth": 9}' --json"""
+
+_TOP = 8
+_SPATIAL = "HWT"
+_QUANTIZABLE = ("conv", "linear")
+"""How operators that can run in 8 bits begin, where their weight is stored."""
+
+
+def command(
+    model: options.Model,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="All layers, not only the most expensive.")
+    ] = False,
+    range_: options.Ranges = None,
+    kind: options.Kinds = None,
+    size: options.Sizes = None,
+    task: options.TaskName = None,
+    trust: options.Trust = False,
+    args: options.Arguments = None,
+    weights: options.Weights = None,
+    part: options.Part = "generator",
+    json_: options.Json = False,
+) -> None:
+    """Show inputs, size, cost and hazards, and what could be gained."""
+    loading = options.Loading.read(
+        ranges=range_,
+        kinds=kind,
+        trust=trust,
+        arguments=args,
+        weights=weights,
+        part=part,
+        task=task,
+        sizes=size,
+    )
+    with answer(json_) as say:
+        with progress() as report:
+            report(f"Loading {model}")
+            generator = loading.load(model)
+            report("Looking for rewrites that apply")
+            facts = describe(generator)
+        say(facts, *_lines(facts), _layers_table(facts, every=layers))
+
+
+def describe(generator: Generator) -> dict[str, Any]:
+    """Everything that `inspect` tells, as JSON values; MACs are those of the typical sizes."""
+    import dataclasses
+
+    from leangan.graph import cost
+    from leangan.graph.doors import DOOR_REWRITES
+    from leangan.graph.receptive import receptive_field
+
+    layers = cost.layers(generator)
+    macs = sum(layer.macs for layer in layers)
+    eight = sum(m.macs for m in layers if m.weight and m.op.startswith(_QUANTIZABLE))
+    halo = receptive_field(generator)
+    signature = generator.signature.to_json()
+    return {
+        "name": generator.name,
+        "task": generator.task,
+        "inputs": list(signature["inputs"]),
+        "outputs": list(signature["outputs"]),
+        "params": generator.params,
+        "bytes": generator.bytes,
+        "macs": macs,
+        "receptive_field": halo,
+        "history": [dataclasses.asdict(step) for step in generator.history],
+        "hazards": hazards(generator, halo),
+        "gains": {
+            "rewrites": [
+                n for n, door in DOOR_REWRITES.items() if door(generator) is not generator
+            ],
+            "quantizable_share": eight / macs if macs else 0.0,
+        },
+        "layers": [dataclasses.asdict(layer) for layer in layers],
+    }
+
+
+def hazards(generator: Generator, halo: int | None) -> list[str]:
+    """What may surprise somebody who deploys it, each in a sentence.
+
+    Args:
+        generator: loaded.
+        halo: pixels that an output depends on to each side, None for the whole input.
+    """
+    found = []
+    inputs, outputs = generator.signature.inputs, generator.signature.outputs
+    spatial = any(letter in _SPATIAL for port in inputs for letter in port.layout)
+    if halo is None and spatial:
+        found.append(
+            "The output depends on the whole input at once (a norm over it, or alike): large "
+            "inputs cannot be run in tiles."
+        )
+    for port in (*inputs, *outputs):
+        if port.kind is None:
+            found.append(f"What {port.name!r} means is not known: say --kind {port.name}=image.")
+        elif port.kind == "image" and port.range is None:
+            found.append(f"The range of {port.name!r} is not known: say --range {port.name}=-1,1.")
+    for port in inputs:
+        fixed = [
+            f"{letter}={size}"
+            for letter, size in zip(port.layout, port.shape, strict=True)
+            if size is not None and letter in "N" + _SPATIAL
+        ]
+        if fixed:
+            found.append(
+                f"Input {port.name!r} has fixed sizes ({', '.join(fixed)}): others are padded."
+            )
+    if generator.task is None:
+        found.append("What it is for is not known: say it with --task.")
+    return found
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    from leangan.report.words import count, share, size
+
+    lines = [
+        f"{facts['name']}: {facts['task'] or 'unknown task'}, {count(facts['params'])} weights, "
+        f"{size(facts['bytes'])}, {count(facts['macs'])} MACs at the usual size",
+        *(f"input   {_port(port)}" for port in facts["inputs"]),
+        *(f"output  {_port(port)}" for port in facts["outputs"]),
+    ]
+    field = facts["receptive_field"]
+    if field is not None:
+        lines.append(f"An output depends on {field} positions to each side of it.")
+    for step in facts["history"]:
+        done = ", ".join(f"{k} {v}" for k, v in step["settings"].items())
+        lines.append(f"history {step['name']}{': ' if done else ''}{done}")
+    lines += [f"hazard  {hazard}" for hazard in facts["hazards"]]
+    gains = facts["gains"]
+    lines.append(f"gain    {share(gains['quantizable_share'])} of the MACs can run in 8 bits")
+    if gains["rewrites"]:
+        lines.append(f"gain    exact rewrites that apply: {', '.join(gains['rewrites'])}")
+    return lines
+
+
+def _port(port: dict[str, Any]) -> str:
+    multiple = port["multiple"] or [1] * len(port["shape"])
+    sizes = [
+        f"{letter} {'any' if size is None else size}{f' (x{m})' if size is None and m > 1 else ''}"
+        for letter, size, m in zip(port["layout"], port["shape"], multiple, strict=True)
+    ]
+    bounds = port["range"]
+    values = f"{bounds[0]:g} to {bounds[1]:g}" if bounds else "unbounded"
+    if not bounds and port["kind"] in (None, "image"):
+        values = "range unknown"
+    usual = "x".join(map(str, port["typical"]))
+    return f"{port['name']}: {port['kind'] or 'kind unknown'}, {', '.join(sizes)}, {values}, " + (
+        f"usually {usual}"
+    )
+
+
+def _layers_table(facts: dict[str, Any], *, every: bool) -> Table:
+    """In running order with --layers, else the most expensive ones first."""
+    from rich import box
+    from rich.table import Table
+
+    from leangan.report.words import count
+
+    layers, macs = facts["layers"], facts["macs"] or 1
+    shown = layers if every else sorted(layers, key=lambda m: -m["macs"])[:_TOP]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        header_style="dim",
+        caption=None if len(shown) == len(layers) else f"{len(layers)} layers; all with --layers",
+        caption_justify="left",
+    )
+    for name in ("layer", "operator", "output"):
+        table.add_column(name)
+    for name in ("weights", "MACs", "share"):
+        table.add_column(name, justify="right")
+    for layer in shown:
+        table.add_row(
+            layer["name"],
+            layer["op"],
+            "x".join(map(str, layer["shape"])),
+            count(layer["params"]),
+            count(layer["macs"]),
+            f"{layer['macs'] / macs:.1%}",
+        )
+    return table
