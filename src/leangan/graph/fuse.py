@@ -128,11 +128,11 @@ def fold_constants(module: GraphModule) -> int:
         for node in reader.all_input_nodes
         if node in sources and node.op != "get_attr"
     }
-    roots = [n for n in wanted if isinstance(n.meta.get("val"), Tensor)]
     values: dict[Node, Any] = {}
+    roots = [n for n in wanted if isinstance(_evaluate(module, n, values), Tensor)]
     folded = []
     for number, root in enumerate(roots):
-        value = _evaluate(module, root, values)
+        value = values[root]
         tensors = [t for t in (tensor_of(module, s) for s in sources[root]) if t is not None]
         learned = value.is_floating_point() and any(
             isinstance(t, torch.nn.Parameter) for t in tensors

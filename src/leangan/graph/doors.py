@@ -1,0 +1,19 @@
+"""Exact rewrites that one runtime likes and another may not: each is measured before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leangan.generator import Generator
+from leangan.graph.conv1d import conv1d_as_2d
+from leangan.graph.shuffle import sink_shuffle
+from leangan.graph.transposed import transposed_as_shuffle, upsample_as_shuffle
+
+DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
+    "conv1d-as-2d": conv1d_as_2d,
+    "transposed-as-shuffle": transposed_as_shuffle,
+    "upsample-as-shuffle": upsample_as_shuffle,
+    "sink-shuffle": sink_shuffle,
+}
+"""By the name of the step in the history, in the order in which they feed each other. Each
+returns its argument itself when it finds nothing to do."""
