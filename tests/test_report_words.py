@@ -19,6 +19,12 @@ def test_a_floor_with_several_metrics_must_hold_in_all():
     assert not words.above_floor(entry("a"), "snr>=10")  # not measured
 
 
+def test_a_floor_may_ask_for_speed_too():
+    assert words.above_floor(entry("a", speedup=3), "psnr>=40,speedup>=2,smaller>=9")
+    assert not words.above_floor(entry("a", speedup=3), "psnr>=40,speedup>=4")
+    assert words.floor_words("speedup>=2") == "speed-up of at least 2"
+
+
 def test_identical_output_meets_any_lower_bound():
     same = entry("a", quality={"psnr": {"mean": None, "worst": None, "n": 4}})
     assert words.above_floor(same, "psnr>=1000")

@@ -15,6 +15,8 @@ METRICS = {
     "ssim": ("SSIM", ""),
     "perceptual": ("perceptual distance", ""),
     "mean_shift": ("mean shift", ""),
+    "speedup": ("speed-up", ""),
+    "smaller": ("size ratio", ""),
 }
 """Name for people and unit of every metric that we know; others are shown as they are called."""
 
@@ -82,8 +84,12 @@ def floor_words(floor: str | None) -> str:
 
 
 def above_floor(entry: Mapping[str, Any], floor: str | None) -> bool:
-    """Whether every condition of `floor` holds for an entry of report.json."""
-    return all(c.holds(entry["quality"]) for c in conditions(floor))
+    """Whether an entry of report.json keeps the quality and the `speedup` of `floor`.
+
+    `smaller`, which only the original's size could tell, is not looked at.
+    """
+    facts = {**entry["quality"], "speedup": {"mean": entry["speedup"] or 0.0}}
+    return all(c.holds(facts) for c in conditions(floor) if c.metric != "smaller")
 
 
 def metric_words(metric: str) -> tuple[str, str]:
@@ -97,7 +103,7 @@ def metric_words(metric: str) -> tuple[str, str]:
 def main_metric(entries: list[dict[str, Any]], floor: str | None) -> str | None:
     """The metric that one column or axis shows: the floor's first, else the first measured."""
     measured = [metric for e in entries for metric in e["quality"]]
-    wanted = [c.metric for c in conditions(floor)] + list(METRICS) + measured
+    wanted = [*(c.metric for c in conditions(floor)), *METRICS, *measured]
     return next((metric for metric in wanted if metric in measured), None)
 
 
