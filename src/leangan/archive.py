@@ -101,7 +101,7 @@ def open_archive(path: Path | str) -> Generator:
         LeanganError: it is no generator of ours, or it is damaged.
     """
     path = Path(path)
-    metadata = _check(path)
+    metadata = _known(check(path), path)
     try:
         program = torch.export.load(path)
         return Generator(
@@ -117,8 +117,13 @@ def open_archive(path: Path | str) -> Generator:
         raise LeanganError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _check(path: Path) -> dict[str, Any]:
-    """Refuse all that PyTorch's reader would execute; return our metadata."""
+def check(path: Path) -> dict[str, Any] | None:
+    """Refuse all that PyTorch's reader would execute; return our metadata or None.
+
+    Raises:
+        UnsafeFile: the file holds a pickle, code, or operators outside of the allow-list.
+        LeanganError: it is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             metadata = None
@@ -142,6 +147,11 @@ def _check(path: Path) -> dict[str, Any]:
                     metadata = json.loads(archive.read(info))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         raise LeanganError(f"{path} is damaged or cut short: {error}") from error
+    return metadata
+
+
+def _known(metadata: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    """The metadata, if it is of the schema that is read here."""
     if metadata is None:
         raise LeanganError(
             f"{path} is an exported program without leangan's signature. "
