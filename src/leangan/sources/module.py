@@ -76,11 +76,10 @@ def from_module(
         program, fixed = _capture(module, wanted, examples)
         shapes = input_shapes(program)
         layouts = [p.layout for p in wanted]
-        known = max(
-            (n for p in wanted for x, n in zip(p.layout, p.typical, strict=True) if x in SPATIAL),
-            default=1,
-        )
-        sizes = probe(program, layouts, shapes, known)
+        known = max((p.typical[a] for p in wanted for a in _spatial(p)), default=1)
+        # Feature maps have no pixels that must lie over those of the input.
+        exact = [p.kind not in ("feature", "score") for p in outputs or ()] or [True] * len(names)
+        sizes = probe(program, layouts, shapes, known, exact)
         ports = tuple(_input_port(p, s, sizes) for p, s in zip(wanted, shapes, strict=True))
         ports = override(ports, kinds, ranges)
         trials = [examples, *_other_sizes(ports, sizes)]
@@ -191,7 +190,7 @@ def _trace_sizes(ports: Sequence[Port], examples: Sequence[Tensor] | None) -> di
                 continue
             known = port.multiple_of(axis)
             if examples is not None and known == 1:
-                known = examples[i].shape[axis]
+                known = int(examples[i].shape[axis])
             if letter == "N":
                 known, size = 1, 2
             else:
@@ -275,14 +274,17 @@ def _capture(
     raise error or LeanganError(f"{type(module).__name__} cannot be captured with stable sizes.")
 
 
+def _spatial(port: Port) -> list[int]:
+    return [axis for axis, letter in enumerate(port.layout) if letter in SPATIAL]
+
+
 def _input_port(port: Port, shape: tuple[int | None, ...], sizes: Sizes | None) -> Port:
     multiple = tuple(
         sizes.multiple if size is None and letter in SPATIAL and sizes is not None else 1
         for letter, size in zip(port.layout, shape, strict=True)
     )
     typical = tuple(
-        typical if size is None else size
-        for typical, size in zip(port.typical, shape, strict=True)
+        typical if size is None else size for typical, size in zip(port.typical, shape, strict=True)
     )
     return dataclasses.replace(port, shape=shape, typical=typical, multiple=multiple)
 

@@ -37,14 +37,15 @@ class NcnnModule(nn.Module):
     def __init__(self, model: NcnnModel, outputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
-        inputs = [blob for la in model.layers if la.kind == "Input" for blob in la.outputs]
+        inputs = [b for layer in model.layers if layer.kind == "Input" for b in layer.outputs]
         if len(inputs) != 1:
             raise LeanganError(f"The ncnn network has {len(inputs)} inputs; only one is read yet.")
         self.input = inputs[0]
         self.plan: list[tuple[Run, tuple[str, ...], tuple[str, ...]]] = []
         written: set[str] = set()
         read: set[str] = set()
-        for layer in model.layers:
+        needed = _needed(model, outputs)
+        for layer in needed:
             missing = [blob for blob in layer.inputs if blob not in written]
             if missing:
                 raise LeanganError(f"Layer {layer.name!r} reads {missing[0]!r}, which nobody made.")
@@ -54,7 +55,7 @@ class NcnnModule(nn.Module):
                 self.plan.append((self._runner(layer), layer.inputs, layer.outputs))
             read.update(layer.inputs)
             written.update(layer.outputs)
-        unread = [b for layer in model.layers for b in layer.outputs if b not in read]
+        unread = [b for layer in needed for b in layer.outputs if b not in read]
         self.outputs = tuple(outputs) or tuple(unread)
         unknown = [blob for blob in self.outputs if blob not in written]
         if unknown or not self.outputs:
@@ -83,6 +84,18 @@ class NcnnModule(nn.Module):
                 name += "_"
             self.layers[name] = made
         return made
+
+
+def _needed(model: NcnnModel, outputs: Sequence[str]) -> list[NcnnLayer]:
+    """The layers that the outputs depend on; all where none are named."""
+    if not outputs:
+        return list(model.layers)
+    wanted, kept = set(outputs), []
+    for layer in reversed(model.layers):
+        if wanted.intersection(layer.outputs):
+            wanted.update(layer.inputs)
+            kept.append(layer)
+    return kept[::-1]
 
 
 def _convolution(layer: NcnnLayer) -> Run:

@@ -38,6 +38,7 @@ def probe(
     layouts: Sequence[str],
     shapes: Sequence[tuple[int | None, ...]],
     known_good: int,
+    exact: Sequence[bool],
 ) -> Sizes | None:
     """Find the multiple and minimum that the free spatial axes (H, W, T) share.
 
@@ -47,6 +48,7 @@ def probe(
         shapes: of each input, None for a free size.
         known_good: a spatial size that is known to run, taken as the multiple when nothing
             smaller is found to work.
+        exact: per output, whether its size must grow in proportion to the input's.
 
     Returns:
         None when no spatial axis is free.
@@ -59,7 +61,7 @@ def probe(
     }
     if not free:
         return None
-    trial = _Trial(program, layouts, shapes)
+    trial = _Trial(program, layouts, shapes, exact)
     near, far = trial.outputs(_FAR), trial.outputs(2 * _FAR)
     slopes = (
         [
@@ -105,14 +107,16 @@ class _Trial:
         program: ExportedProgram,
         layouts: Sequence[str],
         shapes: Sequence[tuple[int | None, ...]],
+        exact: Sequence[bool],
     ) -> None:
+        self.exact = exact
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.module = program.module(check_guards=False)
         self.layouts, self.shapes = layouts, shapes
         self.seen: dict[int, list[tuple[int, ...]] | None] = {}
 
     def outputs(self, size: int) -> list[tuple[int, ...]] | None:
-        """The output shapes at `size`, None when the program does not run there."""
+        """The shapes of the exact outputs at `size`, None when the program does not run there."""
         if size not in self.seen:
             self.seen[size] = self._run(size)
         return self.seen[size]
@@ -126,7 +130,9 @@ class _Trial:
             return None
         results = result if isinstance(result, tuple | list) else (result,)
         made = [tuple(int(s) for s in r.shape) for r in results]
-        return made if all(s > 0 for shape in made for s in shape) else None
+        if not all(size > 0 for shape in made for size in shape):
+            return None
+        return [shape for shape, exact in zip(made, self.exact, strict=True) if exact]
 
 
 def shapes_at(program: ExportedProgram, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

