@@ -65,11 +65,21 @@ def skeleton(architecture: Architecture, arguments: Mapping[str, Any]) -> nn.Mod
         return architecture.build(**arguments)
 
 
-def fits(architecture: Architecture, arguments: Mapping[str, Any], state: State) -> bool:
-    """Whether `state` fills the network exactly, name for name and shape for shape."""
+def fit(architecture: Architecture, arguments: Mapping[str, Any], state: State) -> float:
+    """How well `state` fills the network: 1 when every name and shape is there and no other.
+
+    Else the share of the weights, of both sides together, that they have in common.
+    """
     wanted = expected_shapes(skeleton(architecture, arguments))
-    given = {k: tuple(v.shape) for k, v in architecture.rename(state, arguments).items()}
-    return with_counters(given, wanted) == wanted
+    renamed = architecture.rename(state, arguments)
+    given = with_counters({k: tuple(v.shape) for k, v in renamed.items()}, wanted)
+    return share_in_common(wanted, given)
+
+
+def share_in_common(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """Equal items over all items: 1 for equal mappings, 0 for strangers."""
+    common = len(a.items() & b.items())
+    return common / max(1, len(a) + len(b) - common)
 
 
 def with_counters(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

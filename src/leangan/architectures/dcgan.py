@@ -104,14 +104,15 @@ def recognise(state: State) -> dict[str, Any] | None:
     if shapes[-1][1] > 4:
         return None
     prefix, numbers = _prefix(state) or "", list(weights)
+    bias = f"{prefix}{numbers[0]}.bias" in state
     return {
         "latent": shapes[0][0],
         "widths": tuple(s[1] for s in shapes[:-1]),
         "channels": shapes[-1][1],
         "first": shapes[0][2],
         "norm": "batch" if numbers[1] - numbers[0] == 3 else "none",
-        "bias": f"{prefix}{numbers[0]}.bias" in state,
-        "last_bias": f"{prefix}{numbers[-1]}.bias" in state,
+        "bias": bias,
+        "last_bias": bias or f"{prefix}{numbers[-1]}.bias" in state,
     }
 
 

@@ -65,21 +65,17 @@ class SrganGenerator(nn.Module):
         blocks: int = 5,
         scale: int = 4,
         norm: Literal["batch", "none"] = "batch",
-        middle: Literal["prelu", "batch", "none"] = "prelu",
+        middle: Literal["prelu", "batch"] = "prelu",
     ) -> None:
         super().__init__()
         self.blocks = blocks
         self.block1 = nn.Sequential(nn.Conv2d(in_channels, width, 9, padding=4), nn.PReLU())
         for n in range(blocks):
             self.add_module(f"block{n + 2}", ResidualBlock(width, norm))
-        after: dict[str, list[nn.Module]] = {
-            "prelu": [nn.PReLU()],
-            "batch": [nn.BatchNorm2d(width)],
-            "none": [],
-        }
+        after = nn.PReLU() if middle == "prelu" else nn.BatchNorm2d(width)
         self.add_module(
             f"block{blocks + 2}",
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), *after[middle]),
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), after),
         )
         self.add_module(
             f"block{blocks + 3}",
@@ -110,8 +106,6 @@ def recognise(state: State) -> dict[str, Any] | None:
     last = state.get(f"{tail}.{len(steps)}.weight")
     if blocks < 1 or last is None or "block2.conv1.weight" not in state:
         return None
-    middle = f"block{blocks + 2}.1"
-    after = "prelu" if f"{middle}.weight" in state else "none"
     return {
         "in_channels": first.shape[1],
         "out_channels": last.shape[0],
@@ -119,7 +113,7 @@ def recognise(state: State) -> dict[str, Any] | None:
         "blocks": blocks,
         "scale": 2 ** len(steps),
         "norm": "batch" if any(n.startswith("block2.bn") for n in state) else "none",
-        "middle": "batch" if f"{middle}.running_mean" in state else after,
+        "middle": "batch" if f"block{blocks + 2}.1.bias" in state else "prelu",
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leangan.architectures import recognise, sample, try_recognise
-from leangan.architectures.base import Architecture, Part, fits
+from leangan.architectures.base import Architecture, Part, fit, share_in_common, with_counters
 from leangan.architectures.reparameterized import plain_weights
 from leangan.errors import LeanganError, UsageError
 from leangan.sources.candidates import Candidate, candidates, unwrapped, views
@@ -46,7 +46,9 @@ class _Match:
     candidate: Candidate
     state: dict[str, Tensor]
     note: str
-    exact: bool
+    fit: float
+    """1 when the weights fit exactly."""
+    family: str = ""
 
 
 def load_checkpoint(
@@ -174,34 +176,42 @@ def _match(candidate: Candidate, part: str, module: nn.Module | None) -> _Match 
     if candidate.module is not None and module is None:
         if part == "discriminator" and candidate.part != part:
             return None
-        return _Match(candidate, dict(candidate.state), "", True)
+        return _Match(candidate, dict(candidate.state), "", 1.0)
     best = None
     for state, note in views(candidate.state):
-        if module is not None:
-            named, exact = _as_in(module, state)
-            if named is None:
-                continue
-            state = named
-        else:
-            known = try_recognise(state, _family_part(part))
-            if known is None or (part == "generator" and known[0].part == "discriminator"):
-                continue
-            exact = fits(*known, plain_weights(state))
-        if exact:
-            return _Match(candidate, state, note, True)
-        best = best or _Match(candidate, state, note, False)
+        match = (
+            _of_family(candidate, state, note, part)
+            if module is None
+            else _of_module(candidate, state, note, module)
+        )
+        if match is not None and (best is None or match.fit > best.fit):
+            best = match
+        if best is not None and best.fit == 1:
+            break
     return best
 
 
-def _as_in(module: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor] | None, bool]:
-    """`state` under the names of `module`; None when less than half of these are in it."""
+def _of_family(
+    candidate: Candidate, state: dict[str, Tensor], note: str, part: str
+) -> _Match | None:
+    known = try_recognise(state, _family_part(part))
+    if known is None or (part == "generator" and known[0].part == "discriminator"):
+        return None
+    return _Match(candidate, state, note, fit(*known, plain_weights(state)), known[0].name)
+
+
+def _of_module(
+    candidate: Candidate, state: dict[str, Tensor], note: str, module: nn.Module
+) -> _Match | None:
+    """Under the module's names; None when less than half of the smaller side is in the other."""
     own = {_canonical(name): name for name in module.state_dict()}
     named = {own.get(_canonical(name), name): tensor for name, tensor in state.items()}
     common = sum(name in named for name in own.values())
-    if len(named) != len(state) or 2 * common < len(own):
-        return None, False
-    counters = {name for name in own.values() if name.endswith("num_batches_tracked")}
-    return named, set(named) | counters == set(own.values())
+    if len(named) != len(state) or 2 * common < min(len(own), len(named)):
+        return None
+    wanted = dict.fromkeys(own.values())
+    given = with_counters(dict.fromkeys(named), wanted)
+    return _Match(candidate, named, note, share_in_common(wanted, given))
 
 
 def _canonical(name: str) -> str:
@@ -213,19 +223,16 @@ def _canonical(name: str) -> str:
 
 
 def _choose(matches: list[_Match], part: str) -> _Match:
-    """By name, then the moving average, then the exact fit; what is left must be one."""
-    for better in (
-        [m for m in matches if m.candidate.part == part],
-        [m for m in matches if m.candidate.part == part and m.candidate.ema]
-        or [m for m in matches if m.candidate.ema],
-        [m for m in matches if m.exact],
-    ):
-        kept = [m for m in better if m in matches]
-        matches = kept or matches
-    first = matches[0]
-    for other in matches[1:]:
-        if first.candidate.module is not None:
-            break  # the outer network, of which the others are parts
+    """By name, then the moving average, then the fit; what is left must be one."""
+    matches = [m for m in matches if m.candidate.part == part] or matches
+    matches = [m for m in matches if m.candidate.ema] or matches
+    matches = [m for m in matches if not any(_replaces(other, m) for other in matches)]
+    # A damaged second network of the same family stays, and is asked about: that the other one
+    # is whole does not make it the one that was meant.
+    whole = {m.family for m in matches if m.fit == 1}
+    matches = [m for m in matches if m.fit == 1 or m.family in whole] or matches
+    first, *others = matches
+    for other in others:
         if not _same(first.state, other.state):
             raise LeanganError(
                 f"it holds several sets of weights that could be meant: "
@@ -233,6 +240,20 @@ def _choose(matches: list[_Match], part: str) -> _Match:
                 f"name one with --part {other.candidate.where} (part=...)."
             )
     return first
+
+
+def _replaces(better: _Match, match: _Match) -> bool:
+    """Whether one is a part of the other and fits better; of pickled networks, the outer one."""
+    a, b = better.candidate, match.candidate
+    if better is match or not (_inside(a.where, b.where) or _inside(b.where, a.where)):
+        return False
+    if better.fit == match.fit:
+        return a.module is not None and len(a.where) < len(b.where)
+    return better.fit > match.fit
+
+
+def _inside(inner: str, outer: str) -> bool:
+    return not outer or inner == outer or inner.startswith(f"{outer}.")
 
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from leangan.errors import LeanganError, UnsafeFile
+from leangan.graph.capture import quiet
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _PICKLE = b"\x80"
@@ -70,7 +71,8 @@ def _read_torch(path: Path, trust: bool) -> Any:
             "network's state_dict() with torch.save instead."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        with quiet():
+            return torch.load(path, map_location="cpu", weights_only=not trust)
     except (ImportError, AttributeError) as error:
         # Only unpickling with trust imports anything.
         raise LeanganError(
