@@ -104,6 +104,8 @@ def test_what_was_not_said_is_left_to_the_pipeline(pipeline):
     options = pipeline.asked[3]
     assert options["keep"] is None
     assert options["runtimes"] is None
+    assert options["limit"] is None
+    assert options["command"] == "leangan compress x.pth -o out"
     assert not {"ranges", "kinds", "arguments", "weights", "example_inputs", "task"} & set(options)
 
 

@@ -10,6 +10,7 @@ import typer
 from leangan.cli import options
 from leangan.cli.output import answer
 from leangan.cli.progress import progress
+from leangan.cli.settings import SETTINGS
 from leangan.errors import BackendMissing, QualityNotReached, UsageError
 
 EPILOG = """\b
@@ -24,6 +25,9 @@ Examples:
 \b
 OUT then holds the deployable model, generator.pt2, recipe.yaml, report.html, report.json and
 card.md. Exit code 3 means that nothing reached the quality; the best that was found is written."""
+
+
+_MOST_SAMPLES = 48
 
 
 def command(
@@ -45,7 +49,7 @@ def command(
     on: options.On = None,
     threads: options.Threads = None,
     seed: options.Seed = 0,
-    limit: options.Limit = 48,
+    limit: options.Limit = None,
     range_: options.Ranges = None,
     kind: options.Kinds = None,
     size: options.Sizes = None,
@@ -84,7 +88,7 @@ def command(
     with answer(json_) as say:
         if dry_run:
             plan = _plan(model, loading, data, out, floor, runtimes, limit, seed)
-            say(plan, *(f"{key:<12}{value}" for key, value in _lines(plan)))
+            say(plan, *(f"{key:<18}{value}" for key, value in _lines(plan)))
             return
         from leangan.search import pipeline
 
@@ -99,6 +103,7 @@ def command(
                 seed=seed,
                 limit=limit,
                 recipe=recipe,
+                command=SETTINGS.command,
                 progress=report_progress,
                 **loading.keywords(),
             )
@@ -148,7 +153,7 @@ def _plan(
     out: Path,
     floor: str | None,
     on: tuple[str, ...] | None,
-    limit: int,
+    limit: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """What would be done, found out by opening the model and the data but measuring nothing."""
@@ -156,8 +161,10 @@ def _plan(
 
     generator = loading.load(model)
     task = tasks.infer(generator)
-    samples = task.data(generator, data, limit=limit, seed=seed)
-    usable = [r for r in runtimes.available() if on is None or r.name in on]
+    samples = task.data(generator, data, limit=limit or _MOST_SAMPLES, seed=seed)
+    # Inductor compiles for minutes, and is tried only on request.
+    default = [r for r in runtimes.available() if r.name != "torch-inductor"]
+    usable = default if on is None else [runtimes.get(name) for name in on]
     for name in on or ():
         missing = runtimes.get(name).missing()
         if missing:
@@ -166,10 +173,10 @@ def _plan(
         "model": model,
         "task": task.name,
         "floor": floor or task.floor,
-        "calibration": len(samples.calibration),
-        "held_out": len(samples.held_out),
+        "most_calibration": len(samples.calibration),
+        "most_held_out": len(samples.held_out),
         "baseline": "the original in PyTorch eager float",
-        "candidates": {
+        "runtimes": {
             r.name: [*r.precisions(quantized=False), *r.precisions(quantized=True)] for r in usable
         },
         "out": str(out),

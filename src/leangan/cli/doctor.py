@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,48 +17,27 @@ Examples:
   leangan doctor
   leangan doctor --json"""
 
-_PACKAGES = ("leangan", "torch", "torchao", "openvino", "onnxruntime", "onnx", "numpy", "pillow")
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-"""The instruction sets that decide which precisions pay, as Linux names them."""
-
 
 def command(json_: options.Json = False) -> None:
     """Say what this machine can do, and try every runtime."""
     with answer(json_) as say:
+        from leangan.measure.environment import environment
+
         with progress() as report:
             report("Trying each runtime")
             facts = {
-                "versions": _versions(),
-                "machine": _machine(),
+                "environment": environment(_usable_threads()),
                 "runtimes": _runtimes(),
                 "cache": _cache(),
             }
         say(facts, *_lines(facts))
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    fields = {name.strip(): value.strip() for name, _, value in pairs}
-    flags = set(fields.get("flags", "").split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
-        "flags": [flag for flag in _FLAGS if flag in flags],
-        "threads": usable,
-    }
+def _usable_threads() -> int:
+    """Cores that this process may run on, which a container may have cut."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _runtimes() -> dict[str, dict[str, Any]]:
@@ -118,11 +95,12 @@ def _cache() -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> list[str]:
     from leangan.report.words import size
 
-    machine, cache = facts["machine"], facts["cache"]
+    machine, cache = facts["environment"], facts["cache"]
+    versions = {"python": machine["python"], **machine["packages"]}
     lines = [
-        ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"{machine['system']}, {machine['cpu']}, {machine['threads']} threads",
-        f"instructions: {' '.join(machine['flags']) or 'none that we look for'}",
+        f"instructions: {' '.join(machine['instructions']) or 'none that we look for'}",
     ]
     for name, found in facts["runtimes"].items():
         if "install" in found:

@@ -27,7 +27,7 @@ def command(
     task: options.TaskName = None,
     threads: options.Threads = None,
     seed: options.Seed = 0,
-    limit: options.Limit = 48,
+    limit: options.Limit = None,
     range_: options.Ranges = None,
     kind: options.Kinds = None,
     trust: options.Trust = False,

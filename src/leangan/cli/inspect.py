@@ -132,7 +132,7 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    from leangan.report.words import count, share, size
+    from leangan.report.words import count, plain, share, size
 
     lines = [
         f"{facts['name']}: {facts['task'] or 'unknown task'}, {count(facts['params'])} weights, "
@@ -144,7 +144,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if field is not None:
         lines.append(f"An output depends on {field} positions to each side of it.")
     for step in facts["history"]:
-        done = ", ".join(f"{k} {v}" for k, v in step["settings"].items())
+        done = plain(step["settings"])
         lines.append(f"history {step['name']}{': ' if done else ''}{done}")
     lines += [f"hazard  {hazard}" for hazard in facts["hazards"]]
     gains = facts["gains"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     SETTINGS.verbosity, SETTINGS.debug = 0, "--debug" in given
+    SETTINGS.command = shlex.join(["leangan", *given])
     try:
         with _third_parties_silenced():
             result = app(_global_first(given), prog_name="leangan", standalone_mode=False)

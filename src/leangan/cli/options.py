@@ -30,7 +30,15 @@ Threads = Annotated[
     typer.Option("--threads", min=1, show_default="all cores", help="CPU threads to measure on."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same samples.")]
-Limit = Annotated[int, typer.Option("--limit", min=3, help="The most samples to take.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=3,
+        show_default="12 to 48, by the model's cost",
+        help="The most samples to take.",
+    ),
+]
 DataFolder = Annotated[
     Path | None,
     typer.Option(

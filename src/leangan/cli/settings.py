@@ -13,6 +13,8 @@ class Settings:
     """-1 with -q, 1 or more with -v."""
     debug: bool = False
     """Show tracebacks."""
+    command: str = ""
+    """What was typed, for the report."""
 
 
 SETTINGS = Settings()

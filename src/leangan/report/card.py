@@ -143,7 +143,7 @@ def _measured(facts: dict[str, Any]) -> str:
             words.remark(entry, name, facts["floor"]),
         )
         rows.append("| " + " | ".join(_text(cell) for cell in cells) + " |")
-    machine = "; ".join(f"{k}: {_value(v)}" for k, v in facts["environment"].items())
+    machine = "; ".join(f"{k}: {words.plain(v)}" for k, v in facts["environment"].items())
     how = (
         f"\n\nOn {facts['original']['threads']} threads. The speed-up is paired: each version ran "
         "in turns with the original in PyTorch eager float. Quality is against the original's own "
@@ -162,12 +162,6 @@ def _limits(facts: dict[str, Any], entry: dict[str, Any] | None) -> str:
         lines.append("- Value ranges were calibrated: inputs far outside of them are clipped.")
     lines += [f"- {_text(note)}" for note in facts["notes"]]
     return "\n".join(lines)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_value(v)}" for k, v in value.items())
-    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
 
 
 def _text(value: Any) -> str:

@@ -61,7 +61,6 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         steps=extras.get("steps") or [],
         command=extras.get("command"),
         recipe=extras.get("recipe"),
-        plain=_plain,
     )
 
 
@@ -92,14 +91,3 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         if str(uri := sample.get(key) or "").startswith("data:image/")
     ]
     return {"name": sample["name"], "psnr": sample.get("psnr"), "pictures": pictures}
-
-
-def _plain(value: Any) -> str:
-    """Settings and measurements of any JSON type in one short line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)

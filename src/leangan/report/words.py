@@ -222,3 +222,14 @@ def headline(report: Mapping[str, Any]) -> str:
 def best_found(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was written although nothing reached the floor: the candidate whose file was kept."""
     return next((dict(e) for e in report["candidates"] if e["file"] and not e["error"]), None)
+
+
+def plain(value: Any) -> str:
+    """Settings and measurements of any JSON type in one line, without brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {plain(v)}".strip() for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
