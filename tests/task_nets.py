@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,6 +140,7 @@ class Pair(nn.Module):
         return self.dense(torch.cat([z, c], 1))
 
 
+@functools.cache
 def latent_net():
     return latent_generator(
         Latent(),
@@ -147,6 +150,7 @@ def latent_net():
     )
 
 
+@functools.cache
 def voice_net():
     program = capture(Voice().eval(), [torch.randn(2, 4, 12)], [[0, 2]])
     mel = Port("mel", "mel", "NCT", (None, 4, None), (1, 4, 20), multiple=(1, 1, 2))
@@ -154,6 +158,7 @@ def voice_net():
     return Generator(program, Signature((mel,), (wave,)), name="Voice")
 
 
+@functools.cache
 def pair_net():
     return latent_generator(
         Pair(),

@@ -24,7 +24,7 @@ from leangan.measure import perceptual
 from leangan.tasks.array_files import fit_sizes, read_arrays
 from leangan.tasks.base import Sample
 from leangan.tasks.calibration import check_calibration
-from leangan.tasks.pictures import scale, working_size
+from leangan.tasks.pictures import flat_samples, scale, working_size
 from leangan.tasks.super_resolution import shrink
 
 
@@ -186,6 +186,14 @@ def test_sizes_read_off_ports():
     four = Signature((image_port("x", size=16),), (image_port("y", size=64),))
     odd = Signature((image_port("x", size=16),), (image_port("y", size=40),))
     assert (scale(four), scale(odd), scale(latent_net().signature)) == (4, None, None)
+
+
+def test_flat_colours(smooth):
+    samples = {s.name: s.inputs[0] for s in flat_samples(smooth)}
+    assert set(samples) == {"white", "black", "red", "green", "blue"}
+    assert samples["red"].shape == (1, 3, 32, 32)
+    assert samples["red"][0, :, 5, 7].tolist() == [1, -1, -1]
+    check_calibration(smooth, flat_samples(smooth))
 
 
 def sample(*inputs, name="bad.npy"):

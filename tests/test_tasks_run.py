@@ -8,11 +8,11 @@ from task_nets import Normed, Overflow, Smooth, Twice, UNet, image_generator, im
 from torch.nn import functional as F
 
 from leangan.errors import LeanganError, UsageError
-from leangan.generator import Port
+from leangan.generator import Port, Signature
 from leangan.tasks import run as run_module
 from leangan.tasks.anysize import pad_end, run_any_size
 from leangan.tasks.base import Sample
-from leangan.tasks.preview import contact, to_data_uri
+from leangan.tasks.preview import panels, to_data_uri
 from leangan.tasks.run import run_images
 from leangan.tasks.tiles import run_tiled
 
@@ -293,29 +293,34 @@ def test_no_such_file(tmp_path):
         run_images(SMOOTH, SMOOTH.signature, [tmp_path / "absent.png"], tmp_path / "out")
 
 
-def test_strips_show_input_original_compressed_and_difference():
+def test_panels_show_input_reference_output_and_difference():
     x = random_picture(32, 32)
     a = torch.full((1, 3, 64, 64), 0.5)
-    b = a + 4 / 255
-    (strip,) = contact(TWICE.signature, [Sample("a.png", (x,))], [a], [b])
-    assert strip.size == (4 * 256 + 3 * 4, 256 + 16)
-    pixels = np.array(strip)
-    centres = [pixels[140, place * 260 + 128].tolist() for place in range(4)]
-    expected = (x[0, :, 15, 16] * 255).round().int().tolist()
-    assert expected in [centres[0], (x[0, :, 15, 15] * 255).round().int().tolist()]
-    assert centres[1:] == [[128] * 3, [132] * 3, [32] * 3]
-    assert pixels[:16].max() > 200  # labels
+    shown = panels(TWICE.signature, Sample("a.png", (x,)), a, a + 4 / 255)
+    assert list(shown) == ["input", "reference", "output", "difference"]
+    assert {image.size for image in shown.values()} == {(256, 256)}
+    last = (x[0, :, 31, 31] * 255).round().int().tolist()
+    corners = [list(image.getpixel((255, 255))) for image in shown.values()]
+    assert corners == [last, [128] * 3, [132] * 3, [32] * 3]
 
 
-def test_strips_of_latents_have_no_input_and_survive_nan():
+def test_panels_of_latents_have_no_input_and_survive_nan():
     net = latent_net()
     (z,) = net.example({"N": 1})
     y = net(z)
-    (strip,) = contact(net.signature, [Sample("z", (z,))], [y], [y * torch.nan])
-    assert strip.size[0] == 3 * 256 + 2 * 4
+    shown = panels(net.signature, Sample("z", (z,)), y, y * torch.nan)
+    assert list(shown) == ["reference", "output", "difference"]
     voice = Port("w", "waveform", "NT", (None, None), (1, 100))
-    signature = type(net.signature)(net.signature.inputs, (voice,))
-    assert contact(signature, [Sample("z", (z,))], [y], [y]) == []
+    signature = Signature(net.signature.inputs, (voice,))
+    assert panels(signature, Sample("z", (z,)), y, y) == {}
+
+
+def test_panels_of_grey_pictures():
+    net = image_generator(Smooth(1), channels=1)
+    x = torch.rand(1, 1, 300, 20)
+    shown = panels(net.signature, Sample("a", (x,)), x, x)
+    assert shown["input"].mode == "RGB"
+    assert shown["input"].size == (20, 300)
 
 
 def test_data_uris_are_small():

@@ -65,7 +65,7 @@ def padded_size(size: int, port: Port, axis: int) -> int:
     if size > fixed:
         raise LeanganError(
             f"Input {port.name!r} takes the size {fixed} only along axis {port.layout[axis]}, "
-            f"and {size} is more; make it smaller, or run it in tiles."
+            f"and {size} is more; make it smaller."
         )
     return fixed
 

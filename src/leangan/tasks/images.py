@@ -228,7 +228,7 @@ def from_port(tensor: Tensor, port: Port) -> Tensor:
         x = x.unsqueeze(-3)
     if "N" not in port.layout:
         x = x.unsqueeze(0)
-    return ((x.float() - low) / (high - low)).clamp(0, 1)
+    return (x.float() - low).div_(high - low).clamp_(0, 1)  # in place: it may be gigabytes
 
 
 def is_image(port: Port) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from leangan.errors import LeanganError, UsageError
-from leangan.generator import Port, Signature
+from leangan.generator import Generator, Port, Signature
 from leangan.tasks.base import Data, Sample
-from leangan.tasks.images import Picture, is_image, list_images, read_image
+from leangan.tasks.images import Picture, is_image, list_images, read_image, to_port
 
 Make = Callable[[Picture, tuple[float, float]], Sample]
 """Makes a sample of the part of a picture at (y, x), each 0 (top, left) to 1; 0.5 is the centre."""
@@ -78,6 +79,27 @@ def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
         tuple(part for part, _ in pairs[:count]),
         tuple(centre for _, centre in pairs[count:]),
         tuple(notes),
+    )
+
+
+def flat_samples(generator: Generator) -> tuple[Sample, ...]:
+    """White, black and the three primaries, at the working size.
+
+    What was calibrated on pictures that lack such values may clip them: compare these outputs by
+    `measure.image.mean_shift` with the original's.
+    """
+    port = generator.signature.inputs[0]
+    height, width = working_size(port)
+    colours = {
+        "white": (1.0, 1.0, 1.0),
+        "black": (0.0, 0.0, 0.0),
+        "red": (1.0, 0.0, 0.0),
+        "green": (0.0, 1.0, 0.0),
+        "blue": (0.0, 0.0, 1.0),
+    }
+    return tuple(
+        Sample(name, (to_port(torch.tensor(rgb)[:, None, None].expand(3, height, width), port),))
+        for name, rgb in colours.items()
     )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,43 +21,30 @@ PANEL = 256
 LARGEST_PNG = 300_000
 """Bytes up to which a picture goes into a page without loss."""
 
-_INK, _PAPER = (235, 235, 235), (32, 32, 32)
-_HEADER, _GAP = 16, 4
 
-
-def contact(
-    signature: Signature,
-    samples: Sequence[Sample],
-    reference: Sequence[Tensor],
-    output: Sequence[Tensor],
-) -> list[Image.Image]:
-    """One strip for each sample: input (where it is a picture), original, compressed, difference.
+def panels(
+    signature: Signature, sample: Sample, reference: Tensor, output: Tensor
+) -> dict[str, Image.Image]:
+    """What went in, what should come out, what came out, and the difference.
 
     Args:
         signature: of the generator.
-        samples: what went in.
-        reference: the original's first output per sample, in the output port's layout and range.
+        sample: what went in.
+        reference: the original's first output, in the output port's layout and range.
         output: the compressed one's, likewise.
 
     Returns:
-        As many pictures as samples, the panels labelled; none when the output is no picture.
+        Pictures by "input" (where it is one), "reference", "output" and "difference" (amplified
+        `AMPLIFIED` times); empty when the output is no picture.
     """
-    port = signature.outputs[0]
+    port, source = signature.outputs[0], signature.inputs[0]
     if not is_image(port):
-        return []
-    strips = []
-    for sample, original, compressed in zip(samples, reference, output, strict=True):
-        a, b = (_first(x, port) for x in (original, compressed))
-        panels = {
-            "original": a,
-            "compressed": b,
-            f"difference x{AMPLIFIED}": ((a - b).abs() * AMPLIFIED).clamp(0, 1),
-        }
-        source = signature.inputs[0]
-        if is_image(source) and source.range is not None:
-            panels = {"input": _first(sample.inputs[0], source), **panels}
-        strips.append(_strip(panels, a.shape[1], a.shape[2]))
-    return strips
+        return {}
+    a, b = (_first(x, port) for x in (reference, output))
+    shown = {"reference": a, "output": b, "difference": ((a - b).abs() * AMPLIFIED).clamp(0, 1)}
+    if is_image(source) and source.range is not None:
+        shown = {"input": _first(sample.inputs[0], source), **shown}
+    return {name: _enlarged(picture) for name, picture in shown.items()}
 
 
 def to_data_uri(image: Image.Image) -> str:
@@ -81,16 +67,7 @@ def _first(tensor: Tensor, port: Port) -> Tensor:
     return picture.expand(3, -1, -1) if picture.shape[0] == 1 else picture[:3]
 
 
-def _strip(panels: dict[str, Tensor], height: int, width: int) -> Image.Image:
-    """Panels of one size in a row, their labels above."""
-    zoom = max(1, -(-PANEL // max(height, width)))
-    height, width = height * zoom, width * zoom
-    size = (len(panels) * (width + _GAP) - _GAP, height + _HEADER)
-    strip = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(strip)
-    for place, (label, picture) in enumerate(panels.items()):
-        left = place * (width + _GAP)
-        enlarged = F.interpolate(picture[None], [height, width], mode="nearest")[0]
-        strip.paste(to_8_bit(enlarged), (left, _HEADER))
-        draw.text((left + 2, 2), label, fill=_INK)
-    return strip
+def _enlarged(picture: Tensor) -> Image.Image:
+    zoom = max(1, -(-PANEL // max(picture.shape[1:])))
+    size = [n * zoom for n in picture.shape[1:]]
+    return to_8_bit(F.interpolate(picture[None], size, mode="nearest")[0])
