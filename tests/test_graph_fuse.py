@@ -1,0 +1,233 @@
+"""Rewrites that are always right: what they remove, and that nothing else changes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leangan.generator import Generator, Port, Signature
+from leangan.graph.capture import capture
+from leangan.graph.fuse import TINY, normalize
+from leangan.graph.rewrite import layer_name
+
+LAYOUTS = {2: "NC", 3: "NCT", 4: "NCHW"}
+
+
+def make(module: nn.Module, *shape: int) -> Generator:
+    """A generator with free batch and spatial sizes."""
+    free = [0, *range(2, len(shape))]
+    sizes = tuple(None if a in free else s for a, s in enumerate(shape))
+    port = Port("x", None, LAYOUTS[len(shape)], sizes, shape)
+    program = capture(module.eval(), (torch.randn(shape),), [free])
+    return Generator(program, Signature((port,), ()))
+
+
+def ops(generator: Generator) -> list[str]:
+    """The ATen operators by name; the reading of a tuple's part does not count."""
+    targets = [str(n.target) for n in generator.program.graph.nodes if n.op == "call_function"]
+    return [t.split(".")[1] for t in targets if t.startswith("aten.")]
+
+
+def same(a: Generator, b: Generator, *shapes: tuple[int, ...]) -> None:
+    for shape in shapes:
+        x = torch.randn(shape)
+        for p, q in zip(a.outputs(x), b.outputs(x), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+
+
+def shake(module: nn.Module) -> nn.Module:
+    """Statistics and affine weights as after training, and not 0 and 1."""
+    for m in module.modules():
+        if getattr(m, "running_mean", None) is not None:
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.3, 2.0)
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d) and m.affine:
+            nn.init.normal_(m.weight)
+            nn.init.normal_(m.bias)
+    return module
+
+
+NORMALIZERS = {
+    "weight_norm": nn.utils.weight_norm,
+    "weight_norm parametrized": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "spectral_norm parametrized": nn.utils.parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("kind", NORMALIZERS)
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.ConvTranspose1d])
+def test_weight_normalizations_are_baked_under_the_plain_name(kind, layer):
+    conv = NORMALIZERS[kind](layer(4, 6, 3))
+    module = nn.Sequential()
+    module.add_module("up", conv)
+    before = make(module, 2, 4, 33)
+    after = normalize(before)
+    assert len(ops(after)) == 1
+    assert sorted(after.program.state_dict) == ["up.bias", "up.weight"]
+    assert [layer_name(n) for n in after.module().graph.nodes if "conv" in n.name] == ["up"]
+    assert isinstance(dict(after.module().named_parameters())["up.weight"], nn.Parameter)
+    same(before, after, (1, 4, 9), (3, 4, 20))
+    assert normalize(after) is after
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), (2, 4, 9, 11)),
+        (nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), (2, 4, 9, 11)),
+        (nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6, affine=False), (2, 4, 9, 11)),
+        (nn.ConvTranspose2d(4, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), (2, 4, 9, 11)),
+        (nn.ConvTranspose2d(4, 6, 3, 2, groups=2), nn.BatchNorm2d(6), (2, 4, 9, 11)),
+        (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), (2, 4, 33)),
+        (nn.ConvTranspose1d(4, 6, 3, groups=2), nn.BatchNorm1d(6), (2, 4, 33)),
+        (nn.Linear(4, 6), nn.BatchNorm1d(6), (2, 4)),
+        (
+            nn.Conv2d(4, 6, 3),
+            nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+            (2, 4, 9, 11),
+        ),
+    ],
+)
+def test_fixed_norms_are_folded_into_the_layer_before(layer, norm, shape):
+    before = make(shake(nn.Sequential(layer, norm)), *shape)
+    after = normalize(before)
+    assert len(ops(after)) == 1
+    assert sorted(after.program.state_dict) == ["0.bias", "0.weight"]
+    same(before, after, shape, (5, 4, *(s + 3 for s in shape[2:])))
+    assert "norms folded into the layer before" in after.history[-1].settings
+    assert after.history[-1].measured["largest_difference"] < 1e-5
+
+
+def test_two_norms_in_a_row_are_folded():
+    module = shake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)))
+    before = make(module, 2, 3, 9, 11)
+    after = normalize(before)
+    assert ops(after) == ["conv2d"]
+    same(before, after, (1, 3, 5, 7))
+
+
+def test_a_norm_in_front_is_folded_only_without_padding():
+    for padding, count in ((0, 1), (1, 2)):
+        module = shake(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, 1, padding)))
+        before = make(module, 2, 3, 9, 11)
+        after = normalize(before)
+        assert len(ops(after)) == count + 1
+        same(before, after, (1, 3, 5, 7))
+
+
+class TwoReaders(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_a_convolution_with_another_reader_keeps_its_norm():
+    before = make(shake(TwoReaders()), 2, 3, 9, 11)
+    assert normalize(before) is before
+
+
+class SharedWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.conv(self.norm(self.conv(x)).relu())
+
+
+def test_a_shared_weight_is_not_changed_for_its_other_reader():
+    before = make(shake(SharedWeight()), 2, 3, 9, 11)
+    after = normalize(before)
+    assert ops(after) == ["conv2d", "relu", "conv2d"]
+    assert sorted(after.program.state_dict) == [
+        "conv.bias",
+        "conv.weight",
+        "conv_2.bias",
+        "conv_2.weight",
+    ]
+    same(before, after, (1, 3, 5, 7))
+
+
+def test_norms_with_statistics_of_the_input_stay():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True))
+    before = make(module, 2, 3, 9, 11)
+    assert normalize(before) is before
+
+
+class Nothing(nn.Module):
+    """Operators that do nothing, around one that does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x.clone() * 1 + 0, (0, 0, 0, 0))
+        x = x.view(x.shape[0], 3, x.shape[2], x.shape[3])[:, :, :]
+        return nn.functional.dropout(x.pow(2) / 1.0, 0.5, self.training)
+
+
+def test_identities_go_and_squares_become_products():
+    before = make(Nothing(), 2, 3, 9, 11)
+    after = normalize(before)
+    assert ops(after) == ["mul"]
+    same(before, after, (1, 3, 5, 7))
+
+
+class Something(nn.Module):
+    """Looks like nothing, and is not."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x.transpose(1, 2).reshape(x.shape[0], -1)  # needs its copy
+        return y, nn.functional.pad(x, (0, 1)) * 1.5 + x.sum().pow(3)
+
+
+def test_operators_that_do_something_stay():
+    before = make(Something(), 2, 3, 9, 11)
+    after = normalize(before)
+    assert after is before
+
+
+class Constants(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+        self.register_buffer("scale", torch.tensor(0.5))
+        self.start = nn.Parameter(torch.randn(1, 6))
+
+    def forward(self, x):
+        y = nn.functional.linear(x, self.fc.weight * self.scale, self.fc.bias)
+        return y + self.start.expand(x.shape[0], 6), torch.rand_like(self.start)
+
+
+def test_constants_fold_but_not_random_or_free_sizes():
+    module = Constants()
+    before = make(module, 2, 4)
+    after = normalize(before)
+    assert "mul" not in ops(after)
+    assert "expand" in ops(after)
+    assert any(o.startswith("rand") for o in ops(after))
+    assert set(after.program.state_dict) == {"fc.weight", "fc.bias", "start"}
+    torch.testing.assert_close(after.program.state_dict["fc.weight"], module.fc.weight * 0.5)
+
+
+def test_denormal_weights_are_flushed():
+    module = nn.Conv2d(2, 2, 1)
+    with torch.no_grad():
+        module.weight[0, 0] = TINY / 4
+        module.weight[1, 1] = -TINY / 8
+        module.weight[0, 1] = TINY
+    before = make(module, 2, 2, 5, 7)
+    after = normalize(before)
+    weight = after.program.state_dict["weight"]
+    assert (weight == 0).sum() == 2
+    assert weight[0, 1].item() == TINY
+    assert before.program.state_dict["weight"][0, 0] != 0
+    assert normalize(after) is after
+
+
+def test_free_sizes_stay_free():
+    after = normalize(
+        make(shake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))), 2, 3, 9, 11)
+    )
+    assert after(torch.randn(7, 3, 23, 31)).shape == (7, 4, 21, 29)
