@@ -162,12 +162,12 @@ def _wanted_inputs(
             # The same letter means the same size: another size gets a letter of its own.
             other = letter in SPATIAL and sizes.setdefault(letter, size) != size
             layout += letter.lower() if other else letter
-        shape = tuple(
+        free = tuple(
             None if letter == "N" or (letter in SPATIAL and size > 1) else size
             for letter, size in zip(layout, example.shape, strict=True)
         )
-        kind = guess_kind(layout, shape)
-        made.append(Port(port_name, kind, layout, shape, tuple(example.shape)))
+        kind = guess_kind(layout, free)
+        made.append(Port(port_name, kind, layout, free, tuple(example.shape)))
     return tuple(made)
 
 
