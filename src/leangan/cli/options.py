@@ -21,7 +21,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="A checkpoint, file.py:Class, generator.pt2, zoo:NAME or a folder of compress.",
+        help="A checkpoint, file.py:Class, generator.pt2 or zoo:NAME.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]

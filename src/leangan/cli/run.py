@@ -24,7 +24,14 @@ _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def command(
-    model: options.Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="A folder that compress left, a deployable file in it, or any other MODEL.",
+        ),
+    ],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
