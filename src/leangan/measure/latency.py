@@ -31,6 +31,7 @@ from leangan.runtimes.base import Arrays, Artifact
 _ROUND_MS = 150.0
 """About how long one candidate runs in one round."""
 _MOST_CALLS = 30
+_WARM_CALLS = 5
 _STEADY = 0.95
 """Warm-up ends when the median of some calls is no longer below this share of those before."""
 
@@ -210,7 +211,8 @@ def paired(
     Args:
         workers: each must have run once, on inputs of the same size.
         rounds: the most rounds; fewer when the time is up, but always one.
-        seconds_budget: for all of it. Up to half goes into warming up.
+        seconds_budget: for all of it, up to half of it for warming up. Only networks so slow
+            that two calls of each take longer exceed it.
 
     Returns:
         One Timing per worker, in order, all with the same number of rounds.
@@ -252,11 +254,15 @@ def _warm_up(worker: Worker, seconds: float) -> tuple[float, bool]:
     """Call until the calls stop getting faster; the last median in ms, and whether they did."""
     start = time.perf_counter()
     before = float("inf")
+    calls = 1
     while True:
-        # Three at least: a median of fewer is an outlier's.
-        median = float(np.median(worker.time(3)))
+        ms = worker.time(calls)
+        median = float(np.median(ms))
         if median >= _STEADY * before:
             return median, True
-        before = median
-        if time.perf_counter() - start > seconds:
+        left = seconds - (time.perf_counter() - start)
+        # A median of few calls is an outlier's, but slow networks have no time for more.
+        if sum(ms) > left * 1e3:
             return median, False
+        before = median
+        calls = int(max(1, min(_WARM_CALLS, left * 1e3 / 4 / max(median, 1e-3))))

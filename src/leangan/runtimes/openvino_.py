@@ -154,7 +154,7 @@ def _core() -> Any:
 
 
 def _simplify(model: Any) -> None:
-    """Fold the arithmetic around scales and sizes, and keep equal constants once.
+    """Fold arithmetic on constants, keep equal ones once, drop the names of inner tensors.
 
     The public `convert_model` does the first as well, but sends telemetry without being asked.
     """
@@ -170,6 +170,12 @@ def _simplify(model: Any) -> None:
         first = seen.setdefault(key, node)
         if first is not node:
             _replace(node, first)
+    ends = {model.input(i).get_node().get_friendly_name() for i in range(len(model.inputs))}
+    ends |= {r.input_value(0).get_node().get_friendly_name() for r in model.get_results()}
+    for node in model.get_ops():
+        if node.get_friendly_name() not in ends:
+            for output in node.outputs():
+                output.get_tensor().set_names(set())
 
 
 def _halve(model: Any) -> None:
@@ -197,4 +203,5 @@ def _replace(old: Any, new: Any) -> None:
 
 def _shorten(xml: Path) -> None:
     """Indentation is a fifth of the text, and small networks have more text than weights."""
-    xml.write_text(re.sub(r"\n\s*", "", xml.read_text("utf-8")), "utf-8")
+    text = re.sub(r"\n\s*", "", xml.read_text("utf-8"))
+    xml.write_text(text.replace(" />", "/>"), "utf-8")
