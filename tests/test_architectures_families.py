@@ -1,5 +1,7 @@
 """Every family of ours against the base test case."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -178,6 +180,27 @@ def test_the_families_of_a_part():
     assert PATCHGAN in architectures.part_architectures("discriminator")
     assert PATCHGAN not in architectures.part_architectures("generator")
     assert architectures.part_architectures("features") == (SQUEEZENET,)
+
+
+def test_families_of_other_packages_are_asked_too(monkeypatch):
+    foreign = replace(
+        RRDB, name="foreign", recognise=lambda state: {} if "foreign.weight" in state else None
+    )
+    entry = SimpleNamespace(load=lambda: foreign)
+    monkeypatch.setattr(architectures, "entry_points", lambda group: [entry])
+    architectures.all_architectures.cache_clear()
+    try:
+        assert architectures.recognise({"foreign.weight": torch.zeros(2)}) == (foreign, {})
+        assert architectures.architecture("foreign") is foreign
+    finally:
+        monkeypatch.undo()
+        architectures.all_architectures.cache_clear()
+
+
+def test_a_known_name_on_an_impossible_shape_is_another_network():
+    state = {"conv_first.weight": torch.zeros(()), "conv_last.weight": torch.zeros(())}
+    state |= {"body.0.rdb1.conv1.weight": torch.zeros(()), "upconv1.weight": torch.zeros(())}
+    assert architectures.try_recognise(state) is None
 
 
 def test_squeezenet_puts_out_the_layers_of_its_stages():

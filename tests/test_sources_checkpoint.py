@@ -1,5 +1,7 @@
 """Weights are found at any nesting, under any prefix, and never fitted by halves."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from leangan.architectures.mlp import MLP_DISCRIMINATOR
 from leangan.architectures.rrdb import RRDB
 from leangan.errors import LeanganError, UnsafeFile, UsageError
 from leangan.sources.checkpoint import find_state, load_checkpoint, load_weights
+from leangan.sources.fill import fill
 
 SIZES = {"width": 8, "growth": 4, "blocks": 2}
 
@@ -271,6 +274,44 @@ def test_arguments_that_no_key_tells(tmp_path):
     assert arguments["dilations"] == ((1, 2, 4),) * 3
     with pytest.raises(UsageError, match=r"no argument 'dilation'; it has .*dilations"):
         load_checkpoint(path, arguments={"dilation": 3})
+
+
+def test_batch_norm_translators_come_with_a_caution(tmp_path):
+    net = CYCLEGAN.build(width=4, blocks=1, norm="batch")
+    path = saved(tmp_path, net.state_dict())
+    assert "norm=instance_affine" in load_checkpoint(path)[3].notes[-1]
+    loaded, _, _, found = load_checkpoint(path, arguments={"norm": "instance_affine"})
+    assert "norm=" not in found.notes[-1]
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x), net.train()(x), atol=1e-5)
+
+
+def test_arguments_that_make_no_network(tmp_path):
+    path = saved(tmp_path, rrdb().state_dict())
+    with pytest.raises(UsageError, match="rrdb cannot be built"):
+        load_checkpoint(path, arguments={"width": "many"})
+    with pytest.raises(LeanganError, match="body has 2 layers in the file and 3 in the network"):
+        load_checkpoint(path, arguments={"blocks": 3})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_of_any_kind_is_a_sentence(seed):
+    rng = random.Random(seed)
+    families = [RRDB.build(**SIZES), HIFIGAN.build(width=16), CYCLEGAN.build(width=4), dcgan()]
+    for net in families:
+        state = net.state_dict()
+        for name in rng.sample(list(state), min(8, len(state))):
+            if name.endswith("num_batches_tracked"):
+                continue
+            shape = [rng.randint(1, 5) for _ in range(rng.randint(0, 5))]
+            with pytest.raises(LeanganError):
+                fill_from(net, {**state, name: torch.zeros(shape)})
+
+
+def fill_from(net, state):
+    found = find_state(state)
+    fill(net, found.state, "a file")
 
 
 def test_an_unknown_network_names_the_file_and_the_way_out(tmp_path):

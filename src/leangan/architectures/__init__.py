@@ -74,7 +74,10 @@ def try_recognise(
     """As `recognise`, but None for an unknown network."""
     state = plain_weights(state)
     for family in all_architectures() if part is None else part_architectures(part):
-        arguments = family.recognise(state)
+        try:
+            arguments = family.recognise(state)
+        except (IndexError, ValueError, ZeroDivisionError):
+            continue  # names of this family on tensors of a shape that it never has
         if arguments is not None:
             return family, arguments
     return None

@@ -23,6 +23,11 @@ def unchanged(state: State, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def no_caution(arguments: Mapping[str, Any]) -> str | None:
+    """For a family without pitfalls."""
+    return None
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One family of networks, one file in this room."""
@@ -46,6 +51,8 @@ class Architecture:
     """Arguments that no key or shape tells, so that the reference's value is taken."""
     part: Part = "generator"
     """What such a network is in a GAN."""
+    caution: Callable[[Mapping[str, Any]], str | None] = no_caution
+    """What people should know of a network with these arguments, in a sentence; None for most."""
 
     def describe(self, arguments: Mapping[str, Any]) -> str:
         """One line: the family, what was read off the file, and what had to be assumed."""

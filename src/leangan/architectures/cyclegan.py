@@ -14,7 +14,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from leangan.architectures.base import Architecture, Ports, State, convolutions, image_port
-from leangan.architectures.norms import Norm, norm_kind, norm_layer, without_unused_statistics
+from leangan.architectures.norms import (
+    Norm,
+    batch_norm_caution,
+    norm_kind,
+    norm_layer,
+    without_unused_statistics,
+)
 
 _BLOCK = re.compile(r"model\.(\d+)\.\w+\.(\d+)\.\w+")
 
@@ -177,4 +183,5 @@ CYCLEGAN = Architecture(
     build=ResnetGenerator,
     ports=ports,
     rename=rename,
+    caution=batch_norm_caution,
 )

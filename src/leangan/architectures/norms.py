@@ -50,3 +50,13 @@ def without_unused_statistics(state: State, arguments: Mapping[str, Any]) -> dic
         return dict(state)
     unused = (".running_mean", ".running_var", ".num_batches_tracked")
     return {name: tensor for name, tensor in state.items() if not name.endswith(unused)}
+
+
+def batch_norm_caution(arguments: Mapping[str, Any]) -> str | None:
+    """Image translators with BatchNorm were often meant to be run in training mode."""
+    if arguments["norm"] != "batch":
+        return None
+    return (
+        "BatchNorm uses its running statistics; where the author ran it in training mode, as "
+        "pix2pix does, the argument norm=instance_affine computes that instead"
+    )

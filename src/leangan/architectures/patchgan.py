@@ -65,17 +65,33 @@ def recognise(state: State) -> dict[str, Any] | None:
         "norm": norm_kind(state, "model.3"),
         "bias": "model.2.bias" in state,
         "strides": (2,) * (len(shapes) - 2) + (1, 1),
+        "sigmoid": False,
     }
 
 
-def ports(*, in_channels: int = 3, strides: tuple[int, ...] = (2, 2, 2, 1, 1), **_: Any) -> Ports:
-    """Images in [-1, 1] in, unbounded scores out."""
+def ports(
+    *,
+    in_channels: int = 3,
+    strides: tuple[int, ...] = (2, 2, 2, 1, 1),
+    sigmoid: bool = False,
+    **_: Any,
+) -> Ports:
+    """Images in [-1, 1] in, scores out."""
     side = 256
     for stride in strides:
         side = (side - 2) // stride + 1
     return (
         (image_port("image", in_channels, (256, 256), (-1.0, 1.0)),),
-        (Port("score", "score", "NCHW", (None, 1, None, None), (1, 1, side, side)),),
+        (
+            Port(
+                "score",
+                "score",
+                "NCHW",
+                (None, 1, None, None),
+                (1, 1, side, side),
+                (0.0, 1.0) if sigmoid else None,
+            ),
+        ),
     )
 
 
@@ -87,6 +103,6 @@ PATCHGAN = Architecture(
     build=PatchDiscriminator,
     ports=ports,
     rename=without_unused_statistics,
-    assumed=("strides",),
+    assumed=("strides", "sigmoid"),
     part="discriminator",
 )

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from leangan.architectures.base import Architecture, Ports, State, image_port
-from leangan.architectures.norms import Norm, norm_kind, norm_layer, without_unused_statistics
+from leangan.architectures.norms import (
+    Norm,
+    batch_norm_caution,
+    norm_kind,
+    norm_layer,
+    without_unused_statistics,
+)
 
 
 class UnetLevel(nn.Module):
@@ -143,4 +149,5 @@ PIX2PIX_UNET = Architecture(
     build=UnetGenerator,
     ports=ports,
     rename=without_unused_statistics,
+    caution=batch_norm_caution,
 )

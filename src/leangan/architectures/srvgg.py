@@ -69,8 +69,6 @@ def recognise(state: State) -> dict[str, Any] | None:
     weights = convolutions(state, "body.")
     if len(weights) < 2 or any(n % 2 or w.shape[2:] != (3, 3) for n, w in weights.items()):
         return None
-    if any(not name.startswith("body.") for name in state):
-        return None
     first, last = weights[min(weights)], weights[max(weights)]
     channels = first.shape[1]
     scale = math.isqrt(last.shape[0] // channels)

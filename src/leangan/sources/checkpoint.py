@@ -94,7 +94,8 @@ def load_checkpoint(
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"{family.name} cannot be built with {values}: {error}") from error
     fill(module, family.rename(plain_weights(found.state), values), str(path))
-    notes = (*found.notes, family.describe(values))
+    caution = family.caution(values)
+    notes = (*found.notes, family.describe(values), *([caution] if caution else []))
     return module.eval(), family, values, replace(found, notes=notes)
 
 

@@ -40,12 +40,12 @@ def read_tensors(path: Path, trust: bool = False) -> Any:
         raise LeanganError(f"There is no file {path}.")
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise LeanganError(f"{path} cannot be read: {error.strerror}.") from error
     if not start:
         raise LeanganError(f"{path} is empty.")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or start[8:] == b"{":  # a length, then JSON
         return _read_safetensors(path)
     if not (start[:1] == _PICKLE or start[:2] == b"PK" or _is_tar(path)):
         raise LeanganError(
