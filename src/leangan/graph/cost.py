@@ -56,12 +56,7 @@ def layers(generator: Generator, inputs: Sequence[Tensor] | None = None) -> list
         generator: float or quantized.
         inputs: say the sizes to count at; `generator.example()` when not given.
     """
-    module = generator.module()
-    counter = _Counter(module)
-    given = generator.example() if inputs is None else inputs
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        counter.run(*(mode.from_tensor(x) for x in given))
-    return counter.layers
+    return _count(generator, inputs, None)
 
 
 def macs(generator: Generator, sizes: Mapping[str, int] | None = None) -> int:
@@ -72,7 +67,19 @@ def macs(generator: Generator, sizes: Mapping[str, int] | None = None) -> int:
         sizes: per layout letter, as `Generator.example` takes them; the typical sizes where a
             letter is missing.
     """
-    return sum(layer.macs for layer in layers(generator, generator.example(sizes)))
+    return sum(layer.macs for layer in _count(generator, None, sizes))
+
+
+def _count(
+    generator: Generator, inputs: Sequence[Tensor] | None, sizes: Mapping[str, int] | None
+) -> list[Layer]:
+    counter = _Counter(generator.module())
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        if inputs is None:
+            counter.run(*generator.example(sizes))  # fake already, whatever their size
+        else:
+            counter.run(*(mode.from_tensor(x) for x in inputs))
+    return counter.layers
 
 
 class _Counter(Interpreter):

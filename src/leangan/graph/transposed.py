@@ -31,7 +31,9 @@ def transposed_as_shuffle(generator: Generator) -> Generator:
 
     Any kernel, stride, padding and output_padding; groups and dilation 1.
     """
-    return rewrite(generator, "transposed-as-shuffle", {"transposed convolutions": _transposed})
+    return rewrite(
+        generator, "transposed-as-shuffle", {"transposed convolutions": replace_transposed}
+    )
 
 
 def upsample_as_shuffle(generator: Generator) -> Generator:
@@ -44,7 +46,7 @@ def upsample_as_shuffle(generator: Generator) -> Generator:
     The two together are a transposed convolution whose kernel is the convolution's, flipped and
     summed over r neighbours. Fewer multiplications: 4/9 of them for r = 2, k = 3.
     """
-    return rewrite(generator, "upsample-as-shuffle", {"upsampled convolutions": _upsampled})
+    return rewrite(generator, "upsample-as-shuffle", {"upsampled convolutions": replace_upsampled})
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def _axis(kernel: int, stride: int, padding: int, output_padding: int) -> _Axis:
     return _Axis(stride, crop, first, last, padding - crop, more - first, crop_end)
 
 
-def _transposed(module: GraphModule) -> int:
+def replace_transposed(module: GraphModule) -> int:
+    """Replace strided transposed convolutions in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
         conv = read_convolution(node)
@@ -106,7 +109,8 @@ def _transposed(module: GraphModule) -> int:
     return count
 
 
-def _upsampled(module: GraphModule) -> int:
+def replace_upsampled(module: GraphModule) -> int:
+    """Replace nearest upsampling and the convolution after it in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
         conv = read_convolution(node)

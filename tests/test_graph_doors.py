@@ -1,0 +1,286 @@
+"""Exact rewrites for one runtime: equal at any size, as few operators as promised."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.fx import Graph, GraphModule
+from torch.nn import functional as F
+
+from leangan.generator import Generator, Port, Signature
+from leangan.graph.capture import capture
+from leangan.graph.doors import (
+    DOOR_REWRITES,
+    conv1d_as_2d,
+    sink_shuffle,
+    transposed_as_shuffle,
+    upsample_as_shuffle,
+)
+from leangan.graph.fuse import normalize
+from leangan.graph.transposed import replace_transposed
+
+aten = torch.ops.aten
+SIZES = [(1, 7, 9), (3, 8, 6), (2, 21, 5)]
+
+
+def make(module: nn.Module, *shape: int) -> Generator:
+    """A generator with free batch and spatial sizes."""
+    free = [0, *range(2, len(shape))]
+    sizes = tuple(None if a in free else s for a, s in enumerate(shape))
+    port = Port("x", None, {3: "NCT", 4: "NCHW"}[len(shape)], sizes, shape)
+    program = capture(module.eval(), (torch.randn(shape),), [free])
+    return Generator(program, Signature((port,), ()))
+
+
+def ops(generator: Generator) -> list[str]:
+    """The ATen operators by name; arithmetic on sizes does not count."""
+    targets = [str(n.target) for n in generator.program.graph.nodes if n.op == "call_function"]
+    names = [t.split(".")[1] for t in targets if t.startswith("aten.")]
+    return [n for n in names if n != "sym_size"]
+
+
+def same(a: Generator, b: Generator, channels: int, sizes: list[tuple[int, ...]]) -> None:
+    for batch, *size in sizes:
+        x = torch.randn(batch, channels, *size)
+        for p, q in zip(a.outputs(x), b.outputs(x), strict=True):
+            assert p.shape == q.shape
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+
+
+# Transposed convolutions
+
+small = st.integers(1, 5)
+pair = st.tuples(small, small)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    stride=pair,
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    output_padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    bias=st.booleans(),
+)
+def test_any_transposed_convolution(kernel, stride, padding, output_padding, size, bias):
+    assume(set(stride) != {1})
+    assume(all(o < s for o, s in zip(output_padding, stride, strict=True)))
+    assume(all(p < k for p, k in zip(padding, kernel, strict=True)))
+    torch.manual_seed(0)
+    conv = nn.ConvTranspose2d(2, 3, kernel, stride, padding, output_padding, bias=bias)
+    x = torch.randn(2, 2, *size)
+    out = [
+        (n - 1) * s - 2 * p + k + o
+        for n, s, p, k, o in zip(size, stride, padding, kernel, output_padding, strict=True)
+    ]
+    assume(min(out) > 0)
+    graph = Graph()
+    node = graph.placeholder("x")
+    weight, offset = graph.get_attr("weight"), graph.get_attr("bias") if bias else None
+    args = (node, weight, offset, list(stride), list(padding), list(output_padding))
+    node = graph.call_function(aten.conv_transpose2d.input, args)
+    node.meta["val"] = conv(x).to("meta")
+    graph.output(node)
+    module = GraphModule(conv, graph)
+    expected = module(x)
+    assert replace_transposed(module) == 1
+    module.recompile()
+    assert "conv_transpose" not in module.code
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+    taps = module.get_parameter("weight").shape
+    least = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+    assert list(taps[2:]) == least
+
+
+def test_more_padding_than_kernel_is_left_alone():
+    before = make(nn.ConvTranspose2d(2, 2, 1, 2, padding=1), 2, 2, 9, 11)
+    assert transposed_as_shuffle(before) is before
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2),
+        nn.ConvTranspose2d(4, 4, 3, 2, dilation=2),
+        nn.ConvTranspose2d(4, 4, 3, 1, 1),
+        nn.Conv2d(4, 4, 3, 2, 1),
+    ],
+)
+def test_other_convolutions_are_left_alone(layer):
+    before = make(layer, 2, 4, 9, 11)
+    assert transposed_as_shuffle(before) is before
+
+
+def test_a_stack_of_transposed_convolutions():
+    before = make(
+        nn.Sequential(
+            nn.ConvTranspose2d(3, 4, 4, 2, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1, bias=False),
+            nn.ConvTranspose2d(4, 2, (1, 4), (1, 2), (0, 1)),
+            nn.Flatten(),  # a view, which a crop makes impossible without a copy
+        ),
+        *(2, 3, 9, 11),
+    )
+    after = transposed_as_shuffle(before)
+    found = ops(after)
+    assert found.count("conv2d") == 3
+    assert found.count("pixel_shuffle") == 2
+    assert "conv_transpose2d" not in found
+    # k 4, s 2, p 1 needs a crop on both axes; k 3 with output padding a pad and no crop.
+    assert found.count("slice") == 3
+    assert found.count("pad") == 1
+    assert after.history[-1].name == "transposed-as-shuffle"
+    assert after.history[-1].settings == {"transposed convolutions": 3}
+    names = {k.rpartition(".")[0] for k in after.program.state_dict}
+    assert names == {"0", "2", "3"}
+    same(before, after, 3, SIZES)
+    assert transposed_as_shuffle(after) is after
+
+
+class Upsampled(nn.Module):
+    def __init__(self, kernel: int, rate: int, *, again: bool = False) -> None:
+        super().__init__()
+        self.conv, self.rate, self.again = nn.Conv2d(3, 2, kernel, 1, kernel // 2), rate, again
+
+    def forward(self, x):
+        y = F.interpolate(x, scale_factor=self.rate, mode="nearest")
+        z = self.conv(y)
+        return (z, y) if self.again else z
+
+
+@pytest.mark.parametrize(("kernel", "rate", "taps"), [(3, 2, 2), (3, 3, 2), (5, 2, 3), (2, 4, 2)])
+def test_nearest_upsampling_and_convolution(kernel, rate, taps):
+    before = make(Upsampled(kernel, rate), 2, 3, 9, 11)
+    after = upsample_as_shuffle(before)
+    assert "upsample_nearest2d" not in ops(after)
+    assert after.program.state_dict["conv.weight"].shape == (2 * rate * rate, 3, taps, taps)
+    same(before, after, 3, SIZES)
+
+
+def test_an_upsampled_map_with_two_readers_is_left_alone():
+    before = make(Upsampled(3, 2, again=True), 2, 3, 9, 11)
+    assert upsample_as_shuffle(before) is before
+
+
+# 1-D convolutions
+
+
+class Vocoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pre = nn.Conv1d(5, 8, 7, padding=3)
+        self.up = nn.ConvTranspose1d(8, 4, 16, 8, 4)
+        self.dilated = nn.Conv1d(4, 4, 3, dilation=3, padding=3, padding_mode="reflect")
+        self.grouped = nn.Conv1d(4, 4, 3, padding="same", groups=2, bias=False)
+        self.post = nn.Conv1d(8, 1, 8, stride=2, padding=3)
+        self.prelu, self.norm = nn.PReLU(4), nn.InstanceNorm1d(4, affine=True)
+        self.scale = nn.Parameter(torch.randn(8, 1))
+
+    def forward(self, x):
+        x = self.up(F.leaky_relu(self.pre(F.leaky_relu(x, 0.2)), 0.1))
+        y = self.prelu(self.dilated(x)) + x
+        z = self.norm(self.grouped(F.leaky_relu(y))) * 0.5 + y / 3
+        t = torch.sin(torch.cat([y, z], 1) * self.scale)
+        t = F.pad(t, (2, 3), mode="replicate")[:, :, 2:-3]
+        return torch.tanh(self.post(t))
+
+
+def test_a_vocoder_is_opened_once_and_closed_once():
+    before = normalize(make(Vocoder(), 2, 5, 33))
+    after = conv1d_as_2d(before)
+    found = ops(after)
+    assert found.count("unsqueeze") == 1
+    assert found.count("squeeze") == 1
+    assert found.count("conv2d") == 4
+    assert not [o for o in found if o.endswith("1d")]
+    assert after.history[-1].settings == {"convolutions": 5}
+    assert after.program.state_dict.keys() == before.program.state_dict.keys()
+    assert after.params == before.params
+    sizes = [(1, 4), (2, 20), (3, 31)]
+    same(before, after, 5, sizes)
+    assert conv1d_as_2d(after) is after
+    # Its transposed convolution, of stride (1, 8), goes on through the next door.
+    shuffled = transposed_as_shuffle(after)
+    assert "conv_transpose2d" not in ops(shuffled)
+    same(before, shuffled, 5, sizes)
+
+
+class Mixed(nn.Module):
+    """1-D convolutions with things between them that only make sense in three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 6, 3, padding=1), nn.Conv1d(6, 4, 3, padding=1)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x):
+        y = self.norm(self.a(x).transpose(1, 2)).transpose(1, 2)
+        return self.b(y) + x, y.mean(2)
+
+
+def test_operators_without_a_2d_form_stay_1d():
+    before = make(Mixed(), 2, 4, 33)
+    after = conv1d_as_2d(before)
+    assert ops(after).count("conv2d") == 2
+    assert "layer_norm" in ops(after)
+    same(before, after, 4, [(1, 5), (3, 20)])
+
+
+# Shuffles
+
+
+class Tail(nn.Module):
+    def __init__(self, kernel: int, rate: int, *, again: bool = False, padding: int | None = None):
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.first = nn.Conv2d(3, 4 * rate * rate, 3, padding=1)
+        self.conv = nn.Conv2d(4, 2, kernel, padding=padding, bias=kernel != 5)
+        self.prelu, self.one = nn.PReLU(4), nn.PReLU()
+        self.gain, self.rate, self.again = nn.Parameter(torch.randn(4, 1, 1)), rate, again
+
+    def forward(self, x):
+        y = F.pixel_shuffle(self.first(x), self.rate)
+        z = self.one(self.prelu(y) * self.gain + 0.5)
+        z = (torch.tanh(self.conv(z)) + 1) / 2
+        return (z, y) if self.again else z
+
+
+@pytest.mark.parametrize(("kernel", "rate", "taps"), [(9, 2, 5), (5, 2, 3), (9, 4, 3), (13, 3, 5)])
+def test_a_tail_is_sunk(kernel, rate, taps):
+    with torch.no_grad():
+        module = Tail(kernel, rate)
+        module.prelu.weight.normal_()
+    before = make(module, 2, 3, 9, 11)
+    after = sink_shuffle(before)
+    assert ops(after)[-1] == "pixel_shuffle"
+    assert ops(after).count("conv2d") == 2
+    squared = rate * rate
+    assert after.program.state_dict["conv.weight"].shape == (2 * squared, 4 * squared, taps, taps)
+    same(before, after, 3, [*SIZES, (1, 2, 2)])
+    assert sink_shuffle(after) is after
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(Tail(3, 2), id="four times the multiplications"),
+        pytest.param(Tail(9, 2, again=True), id="two readers"),
+        pytest.param(Tail(9, 2, padding=3), id="no same padding"),
+    ],
+)
+def test_a_tail_that_must_not_sink(module):
+    before = make(module, 2, 3, 9, 11)
+    assert sink_shuffle(before) is before
+
+
+def test_nothing_to_do_returns_the_same_object():
+    before = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 2, 3, 9, 11)
+    assert all(door(before) is before for door in DOOR_REWRITES.values())
+    assert list(DOOR_REWRITES) == [
+        "conv1d-as-2d",
+        "transposed-as-shuffle",
+        "upsample-as-shuffle",
+        "sink-shuffle",
+    ]
