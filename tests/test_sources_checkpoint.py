@@ -229,12 +229,14 @@ def test_the_same_weights_twice_are_no_riddle(tmp_path):
     assert same(net, rrdb())
 
 
-def test_a_decoder_inside_of_a_larger_network(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "model_g."])
+def test_a_decoder_inside_of_a_larger_network(tmp_path, prefix):
     net = HIFIGAN.build(in_channels=12, width=16, rates=(4, 2), up_kernels=(8, 4), last_bias=False)
     whole = prefixed(net.state_dict(), "dec.") | {"enc_p.emb.weight": torch.zeros(5, 12)}
+    whole = prefixed(whole, prefix) | {"model_d.conv.weight": torch.zeros(4)}
     loaded, family, _, found = load_checkpoint(saved(tmp_path, whole))
     assert family is HIFIGAN
-    assert found.where == "dec"
+    assert found.where == f"{prefix}dec"
     assert same(net.eval(), loaded, torch.randn(1, 12, 9))
 
 

@@ -168,7 +168,12 @@ def ports(
     """Standard normal latents in, images in [-1, 1] out; usually drawn 16 at a time."""
     side = first * 2 ** len(widths)
     image = Port(
-        "image", "image", "NCHW", (None, channels, side, side), (16, channels, side, side), (-1, 1)
+        "image",
+        "image",
+        "NCHW",
+        (None, channels, side, side),
+        (16, channels, side, side),
+        (-1.0, 1.0),
     )
     return (
         (Port("latent", "latent", "NCHW", (None, latent, 1, 1), (16, latent, 1, 1)),),

@@ -82,6 +82,7 @@ def _groups(tensors: Mapping[str, Tensor], path: tuple[str, ...]) -> Iterator[Ca
             rest[name] = tensor
     for head_name, group in groups.items():
         yield _candidate((*path, head_name), group)
+        yield from _groups(group, (*path, head_name))
     if groups and rest:
         yield _candidate(path, rest)
 
