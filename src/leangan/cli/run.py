@@ -35,7 +35,7 @@ def command(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILES]...", show_default=False, help="Pictures or folders of pictures."
+            metavar="FILES", show_default=False, help="Pictures or folders of pictures."
         ),
     ] = None,
     *,
