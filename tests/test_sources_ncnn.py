@@ -84,7 +84,7 @@ def test_it_exports_with_free_sizes(tmp_path: Path) -> None:
 
 
 def test_named_outputs_leave_out_what_they_do_not_need(tmp_path: Path) -> None:
-    param, weights = write(tmp_path)
+    param, _ = write(tmp_path)
     module = NcnnModule(read_ncnn(param, param.with_suffix(".bin")), ["a", "c"])
     a, c = module(torch.randn(1, 3, 8, 8))
     assert a.shape == c.shape == (1, 6, 8, 8)
@@ -121,7 +121,7 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     file = param.with_suffix(".bin")
     data = file.read_bytes()
     file.write_bytes(data[:-5])
-    with pytest.raises(LeanganError, match="cut short.*'last'"):
+    with pytest.raises(LeanganError, match=r"cut short.*'last'"):
         read_ncnn(param, file)
     file.write_bytes(data + b"more")
     with pytest.raises(LeanganError, match="do not belong together"):

@@ -12,10 +12,11 @@ from torch.export import ExportedProgram
 
 from leangan.archive import check, is_archive, open_archive
 from leangan.errors import LeanganError, UnsafeFile, UsageError
-from leangan.generator import Generator
+from leangan.generator import Generator, Port
 from leangan.graph.capture import input_shapes
 from leangan.sources.base import Request
 from leangan.sources.module import from_module
+from leangan.sources.ports import guess_kind, layout_of
 
 
 def accepts(source: Any) -> bool:
@@ -49,9 +50,11 @@ def load(source: Any, request: Request) -> Generator:
     if ours:
         return open_archive(path)
     program = _open_foreign(path)
+    examples = request.example_inputs or _examples(program, path)
     return from_module(
         program.module(check_guards=False),
-        request.example_inputs or _examples(program, path),
+        examples,
+        inputs=_ports(program, examples),
         name=path.stem,
         task=request.task,
         kinds=request.kinds,
@@ -64,6 +67,17 @@ def _open_foreign(path: Path) -> ExportedProgram:
         return torch.export.load(path)
     except Exception as error:  # whatever PyTorch's reader says of a damaged file
         raise LeanganError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _ports(program: ExportedProgram, examples: Sequence[Tensor]) -> list[Port]:
+    """What the program says of its inputs; it refuses to run where it fixed a size."""
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    made = []
+    for name, shape, example in zip(names, input_shapes(program), examples, strict=False):
+        layout = layout_of(len(shape))
+        typical = tuple(example.shape) if example.dim() == len(shape) else (1,) * len(shape)
+        made.append(Port(name, guess_kind(layout, shape), layout, shape, typical))
+    return made
 
 
 def _examples(program: ExportedProgram, path: Path) -> Sequence[Tensor]:
