@@ -48,9 +48,44 @@ _EXPRESSION = re.compile(
 )
 _CALLABLE = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _FUNCTIONS = frozenset(
-    "Symbol Integer Rational Add Mul Pow Mod Max Min FloorDiv CleanDiv CeilDiv ModularIndexing "
-    "PythonMod TruncToInt FloorToInt CeilToInt ToFloat IntTrueDiv FloatTrueDiv Where Eq Ne Ge Gt "
-    "Le Lt And Or Not Identity floor ceiling Float LShift RShift".split()
+    {
+        "Symbol",
+        "Integer",
+        "Rational",
+        "Float",
+        "Add",
+        "Mul",
+        "Pow",
+        "Mod",
+        "Max",
+        "Min",
+        "FloorDiv",
+        "CleanDiv",
+        "CeilDiv",
+        "ModularIndexing",
+        "PythonMod",
+        "TruncToInt",
+        "FloorToInt",
+        "CeilToInt",
+        "ToFloat",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "Where",
+        "Eq",
+        "Ne",
+        "Ge",
+        "Gt",
+        "Le",
+        "Lt",
+        "And",
+        "Or",
+        "Not",
+        "Identity",
+        "floor",
+        "ceiling",
+        "LShift",
+        "RShift",
+    }
 )
 
 

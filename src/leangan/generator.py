@@ -88,7 +88,9 @@ class Signature:
 
 
 def _port_from_json(data: Mapping[str, Any]) -> Port:
-    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in data.items()}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list | tuple) else v for k, v in data.items()
+    }
     return Port(**values)
 
 
@@ -162,7 +164,9 @@ class Generator:
             program, signature or self.signature, self.task, (*self.history, step), self.name
         )
 
-    def example(self, sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> tuple[Tensor, ...]:
+    def example(
+        self, sizes: Mapping[str, int] | None = None, *, seed: int = 0
+    ) -> tuple[Tensor, ...]:
         """Random inputs that respect the signature.
 
         Args:
@@ -179,8 +183,8 @@ class Generator:
         rng = torch.Generator().manual_seed(seed)
         for port in self.signature.inputs:
             shape = [
-                fixed if fixed is not None else sizes.get(letter, typical)
-                for letter, fixed, typical in zip(port.layout, port.shape, port.typical, strict=True)
+                fixed if fixed is not None else sizes.get(letter, usual)
+                for letter, fixed, usual in zip(port.layout, port.shape, port.typical, strict=True)
             ]
             if port.range is None:
                 made.append(torch.randn(shape, generator=rng))
@@ -191,8 +195,12 @@ class Generator:
 
     @property
     def params(self) -> int:
-        """The number of learned weights (running statistics and quantization scales not counted)."""
-        return sum(p.numel() for p in self.program.parameters())
+        """The number of learned weights, also of those stored in 8 bits.
+
+        Running statistics and quantization scales are not counted.
+        """
+        codes = [b for b in self.program.buffers() if b.dtype == torch.int8]
+        return sum(p.numel() for p in (*self.program.parameters(), *codes))
 
     @property
     def bytes(self) -> int:

@@ -13,7 +13,7 @@ from leangan.compress.placement import TRANSPOSED, WEIGHTED, groups_of, quantiza
 from leangan.compress.ranges import RangeObserver, affine_u8, symmetric_scales
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
-from leangan.graph.cost import macs
+from leangan.graph.cost import layers as cost_layers
 from leangan.graph.replay import Replay
 from leangan.graph.rewrite import layer_name, tensor_of
 
@@ -168,7 +168,7 @@ def _least_noise(
     probes = _probe_inputs(generator, data)
     replays = [Replay(module, inputs) for inputs in probes]
     # From a layer onwards is half of the network on average.
-    cost = macs(generator, inputs=probes[0]) * len(probes) * len(options)
+    cost = sum(x.macs for x in cost_layers(generator, probes[0])) * len(probes) * len(options)
     size = max(1, round(cost / PROBE_MACS + 0.49))
     nodes = list(options)
     for start in range(0, len(nodes), size):
@@ -177,9 +177,7 @@ def _least_noise(
         for pick in (0, -1):
             substitutes = {n: rounded(options[n][pick]) for n in group}
             noises.append(
-                sum(
-                    float((r.changed(substitutes) - r.output).square().mean()) for r in replays
-                )
+                sum(float((r.changed(substitutes) - r.output).square().mean()) for r in replays)
                 / len(replays)
             )
             if all(len(options[n]) == 1 for n in group):

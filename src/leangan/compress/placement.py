@@ -57,8 +57,9 @@ def source_of(node: Node) -> tuple[Node, Node]:
         and len(source.users) == 1
         and _keeps_values(source)
     ):
-        taker, source = source, source.args[0]  # type: ignore[assignment]
-        assert isinstance(source, Node)
+        before = source.args[0]
+        assert isinstance(before, Node)
+        taker, source = source, before
     return source, taker
 
 
@@ -73,4 +74,4 @@ def _keeps_values(node: Node) -> bool:
         return True
     mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
     value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
-    return mode != "constant" or not value
+    return bool(mode != "constant" or value in (None, 0, 0.0))

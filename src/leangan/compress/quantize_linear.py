@@ -103,8 +103,8 @@ def _quantize_weight(module: GraphModule, node: Node, layer: Layer8) -> None:
         zeros = torch.zeros(layer.weight_scales.numel(), dtype=torch.int64)
         zero = new_tensor_node(module, node, f"{path}_zero_point", zeros, learned=False)
         with graph.inserting_before(node):
-            numbers = (scale, zero, WEIGHTED[node.target], -127, 127, torch.int8)
-            back = graph.call_function(_q.dequantize_per_channel.default, (code, *numbers))
+            channels = (scale, zero, WEIGHTED[node.target], -127, 127, torch.int8)
+            back = graph.call_function(_q.dequantize_per_channel.default, (code, *channels))
     node.update_arg(1, back)
     bias = tensor_of(module, node.args[2]) if len(node.args) > 2 else None
     if bias is not None:  # without one a norm follows, which takes the mean off again

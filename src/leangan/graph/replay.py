@@ -35,7 +35,7 @@ class Replay:
         with torch.no_grad():
             for node in self._nodes:
                 if node in substitutes or any(n in fresh for n in node.all_input_nodes):
-                    run.env = _Layers(fresh, self._values)  # type: ignore[assignment]
+                    run.env = _Layers(fresh, self._values)
                     if node in substitutes:
                         args, _ = run.fetch_args_kwargs_from_env(node)
                         fresh[node] = substitutes[node](node, args)

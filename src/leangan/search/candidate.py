@@ -1,0 +1,108 @@
+"""One version of a generator that might be delivered: built, opened, proved, judged, timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from leangan import runtimes
+from leangan.errors import LeanganError
+from leangan.generator import Generator
+from leangan.graph.cost import macs
+from leangan.measure.entry import Entry, Latency
+from leangan.measure.latency import Worker
+from leangan.measure.size import file_bytes, zipped_bytes
+from leangan.runtimes.base import Artifact
+from leangan.runtimes.check import agree
+from leangan.tasks.base import Sample
+
+
+@dataclass
+class Candidate:
+    """Grows as it goes through the stages; `error` says at which it fell."""
+
+    name: str
+    runtime: str
+    precision: str
+    generator: Generator
+    """What is built, with every rewrite and quantization in it."""
+    plain: bool = False
+    """The original's graph as it is, in float: what users have without us."""
+    artifact: Artifact | None = None
+    worker: Worker | None = None
+    outputs: list[Tensor] = field(default_factory=list)
+    """On the held-out samples, the first output of each."""
+    quality: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    latency: Latency | None = None
+    speedup: float | None = None
+    int8_share: float | None = None
+    peak_memory: int | None = None
+    slower_than_float: bool = False
+    error: str | None = None
+
+    def build(self, folder: Path, threads: int) -> None:
+        """Write the files, open them in a fresh process, prove them at three sizes.
+
+        A candidate that fails is kept as one that failed, with the reason.
+        """
+        place = folder / str(len(list(folder.iterdir())))
+        place.mkdir()
+        try:
+            if self.artifact is None:
+                runtime = runtimes.get(self.runtime)
+                self.artifact = runtime.build(self.generator, place, self.precision)
+            self.worker = Worker(self.artifact, threads)
+            agree(self.generator, self.artifact, self.worker)
+        except LeanganError as error:
+            self.fail(error)
+
+    def run(self, original: Generator, samples: Sequence[Sample]) -> None:
+        """Run the samples, keep what comes out, and ask the process what it knows of itself."""
+        if self.worker is None:
+            return
+        try:
+            for sample in samples:
+                made = self.worker.run([x.numpy() for x in sample.inputs])
+                self.outputs.append(torch.from_numpy(made[0]))
+            # Timing goes on with the last inputs, which must be the typical ones.
+            self.worker.run([x.numpy() for x in original.example()])
+            self.int8_share = self.worker.int8_share()
+            self.peak_memory = self.worker.peak_memory()
+        except LeanganError as error:
+            self.fail(error)
+
+    def fail(self, error: LeanganError) -> None:
+        """Note why, and end the process."""
+        self.error = str(error)
+        self.outputs = []
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+    def entry(self, threads: int) -> Entry:
+        """As a line of the table."""
+        return Entry(
+            name=self.name,
+            runtime=self.runtime,
+            precision=self.precision,
+            threads=threads,
+            latency_ms=self.latency,
+            speedup=self.speedup,
+            size_bytes=file_bytes(self.artifact) if self.artifact else 0,
+            size_bytes_zip=zipped_bytes(self.artifact) if self.artifact else 0,
+            params=self.generator.params,
+            macs=macs(self.generator),
+            int8_share=self.int8_share,
+            peak_memory_bytes=self.peak_memory,
+            quality=self.quality,
+            slower_than_float=self.slower_than_float,
+            error=self.error,
+        )

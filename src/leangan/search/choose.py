@@ -1,0 +1,58 @@
+"""The fastest candidate that keeps what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from leangan.report.words import conditions
+from leangan.tasks.quality import LOWER_IS_BETTER
+
+_TIE = 0.97
+"""A candidate this close to the fastest counts as equally fast, and the better one is taken."""
+
+
+def choose(
+    original: dict[str, Any], candidates: Sequence[dict[str, Any]], floor: str
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Pick from entries of report.json.
+
+    Besides the metrics of the task, a floor may speak of `speedup` (against the original in
+    PyTorch eager float) and of `smaller` (how many times smaller than the original's file).
+
+    Returns:
+        (delivered, best): the fastest entry that meets all of `floor`, None when there is none;
+        and the fastest that meets what it says of quality, the best that can be written then.
+    """
+    wanted = conditions(floor)
+    running = [c for c in candidates if c["error"] is None and c["speedup"]]
+
+    def meets(entry: dict[str, Any], *, quality_only: bool) -> bool:
+        facts = {
+            **entry["quality"],
+            "speedup": {"mean": entry["speedup"]},
+            "smaller": {"mean": original["size_bytes"] / max(1, entry["size_bytes"])},
+        }
+        return all(
+            c.holds(facts)
+            for c in wanted
+            if not (quality_only and c.metric in ("speedup", "smaller"))
+        )
+
+    first = conditions(floor)[0].metric if wanted else "psnr"
+    delivered = _fastest([c for c in running if meets(c, quality_only=False)], first)
+    best = _fastest([c for c in running if meets(c, quality_only=True)], first)
+    return delivered, best or _fastest(running, first)
+
+
+def _fastest(entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
+    if not entries:
+        return None
+    top = max(e["speedup"] for e in entries)
+
+    def quality(entry: dict[str, Any]) -> float:
+        mean = entry["quality"].get(metric, {}).get("mean")
+        value = float("inf") if mean is None else float(mean)
+        return -value if metric in LOWER_IS_BETTER else value
+
+    return max((e for e in entries if e["speedup"] >= _TIE * top), key=quality)

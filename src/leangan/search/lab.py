@@ -1,0 +1,113 @@
+"""Where candidates are tried: the original, the samples, the clock."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from leangan.errors import LeanganError
+from leangan.generator import Generator
+from leangan.measure.latency import paired, speedup
+from leangan.search.candidate import Candidate
+from leangan.tasks.base import Data, Task
+
+Progress = Callable[..., None]
+"""progress(message, done=None, total=None)."""
+
+
+class Lab:
+    """Tries candidates beside the original; a context manager that leaves no process behind."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        task: Task | None,
+        data: Data,
+        threads: int,
+        progress: Progress,
+        original: Candidate | None = None,
+    ) -> None:
+        """Nothing is run before the block is entered.
+
+        Args:
+            generator: the original.
+            task: judges the candidates; None when only their speed matters.
+            data: its held-out samples are what they are judged on.
+            threads: of every candidate's process.
+            progress: is told what goes on.
+            original: what they are judged against and timed beside; the generator in PyTorch
+                eager float when left out.
+        """
+        self.generator, self.task, self.data = generator, task, data
+        self.threads, self.progress = threads, progress
+        self.candidates: list[Candidate] = []
+        self.original = original or Candidate("original", "torch", "fp32", generator, plain=True)
+        self.reference: list[Tensor] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="leangan-")
+
+    def __enter__(self) -> Lab:
+        torch.set_num_threads(self.threads)
+        self.progress("Running the original")
+        self.original.build(Path(self._folder.name), self.threads)
+        self.original.run(self.generator, self.data.held_out)
+        if self.original.error is not None:
+            self.__exit__(None, None, None)
+            raise LeanganError(self.original.error)
+        self.reference = self.original.outputs
+        self._judge(self.original)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for candidate in (self.original, *self.candidates):
+            candidate.close()
+        self._folder.cleanup()
+
+    def attempt(self, candidate: Candidate) -> Candidate:
+        """Build, prove and judge one; it is kept, also when it failed."""
+        self.progress(f"Trying {candidate.name}")
+        self.candidates.append(candidate)
+        candidate.build(Path(self._folder.name), self.threads)
+        candidate.run(self.generator, self.data.held_out)
+        self._judge(candidate)
+        return candidate
+
+    def faster(self, new: Candidate, old: Candidate, *, seconds: float = 5.0) -> float:
+        """How many times faster `new` is than `old`; 0 when one of them does not run."""
+        if new.worker is None or old.worker is None:
+            return 0.0
+        a, b = paired([old.worker, new.worker], seconds_budget=seconds)
+        return speedup(a, b)
+
+    def time(self, *, seconds: float = 40.0) -> None:
+        """Time everything that runs, interleaved with the original."""
+        self.progress("Timing the candidates beside the original")
+        running = [c for c in (self.original, *self.candidates) if c.worker is not None]
+        timings = paired([c.worker for c in running if c.worker], seconds_budget=seconds)
+        for candidate, timing in zip(running, timings, strict=True):
+            candidate.latency = timing.latency()
+            candidate.speedup = speedup(timings[0], timing)
+        for candidate in running:
+            best = _best_plain_float([c for c in running if c.runtime == candidate.runtime])
+            if best is not None and candidate is not best and not candidate.plain:
+                candidate.slower_than_float = (candidate.speedup or 0) < (best.speedup or 0)
+
+    def _judge(self, candidate: Candidate) -> None:
+        if self.task is not None and candidate.outputs:
+            samples = self.data.held_out
+            scores = self.task.quality(self.generator, samples, self.reference, candidate.outputs)
+            candidate.quality = {name: score.to_json() for name, score in scores.items()}
+
+
+def _best_plain_float(candidates: Sequence[Candidate]) -> Candidate | None:
+    plain = [c for c in candidates if c.plain and c.speedup]
+    return max(plain, key=lambda c: c.speedup or 0, default=None)

@@ -1,0 +1,239 @@
+"""The main job: a trained generator in, the fastest version that keeps the quality out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leangan import runtimes, sources, tasks
+from leangan.compress.calibrate import Calibration, calibrate
+from leangan.compress.quantize_linear import quantize
+from leangan.errors import LeanganError, UsageError
+from leangan.generator import Generator
+from leangan.graph.cost import layers, macs
+from leangan.graph.doors import DOOR_REWRITES
+from leangan.report.words import conditions
+from leangan.search import recipe as recipes
+from leangan.search.candidate import Candidate
+from leangan.search.compare import runtime_names
+from leangan.search.lab import Lab, Progress
+from leangan.search.plans import Plan, plans
+from leangan.search.recipe import Recipe
+from leangan.search.result import Report, write_result
+from leangan.tasks.base import Data, Task
+from leangan.tasks.calibration import check_calibration
+
+_SAMPLE_MACS = 1.2e12
+_FEWEST, _MOST = 12, 48
+_HELPS = 1.02
+"""A rewrite that makes things less than 2% faster is noise, and is left out."""
+_MARGINS_DB = (2.0, 6.0)
+"""Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
+_DEFAULT_TARGET_DB = 40.0
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Everything that the stages share."""
+
+    lab: Lab
+    generator: Generator
+    task: Task
+    data: Data
+    floor: str
+
+
+def compress(
+    source: Any,
+    data: Path | str | None,
+    out: Path | str,
+    *,
+    keep: str | None = None,
+    on: Sequence[str] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    recipe: Path | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Report:
+    """Find the fastest version of a generator that keeps its quality, and prove it.
+
+    Args:
+        source: whatever `leangan.load` takes, or a Generator.
+        data: folder of typical inputs; None for generators that start from noise.
+        out: the folder for the result. Files of an earlier result in it are replaced.
+        keep: the floor, for example "psnr>=45,ssim>=0.99"; besides the task's metrics it may
+            name `speedup` and `smaller`. The task's own when left out.
+        on: names of the runtimes to try; when left out all that are installed, but for those
+            that compile for minutes.
+        threads: CPU threads that everything is measured on; all cores when left out.
+        seed: of samples and random inputs.
+        limit: the most samples; what the network's cost allows, 12 to 48, when left out.
+        recipe: a recipe.yaml to follow instead of searching.
+        command: what the user typed, for the report.
+        progress: called as progress(message, done, total).
+        loading: keyword arguments of `leangan.load`.
+
+    Returns:
+        The report; `delivered` in it is None when nothing reached `keep`, and the best that was
+        found lies in `out` all the same.
+
+    Raises:
+        LeanganError: the model, the data or the request cannot be used; nothing is written then.
+    """
+    say = progress or (lambda message, done=None, total=None: None)
+    followed = recipes.read(recipe) if recipe else None
+    conditions(keep)  # a malformed floor is better known now than in a minute
+    names = runtime_names([followed.runtime] if followed else on)
+    if followed:
+        seed, limit = followed.seed, followed.limit
+    say("Loading the model")
+    generator = source if isinstance(source, Generator) else sources.load(source, **loading)
+    task = tasks.infer(generator)
+    say("Reading the data")
+    samples = task.data(
+        generator,
+        Path(data) if data is not None else None,
+        limit=limit or _affordable(generator),
+        seed=seed,
+    )
+    check_calibration(generator, (*samples.calibration, *samples.held_out))
+    floor = keep or task.floor
+    workers = threads or os.cpu_count() or 1
+    with Lab(generator, task, samples, workers, say) as lab:
+        search = _Search(lab, generator, task, samples, floor)
+        if followed:
+            calibration, rewrites = _follow(search, followed)
+        else:
+            calibration, rewrites = _explore(search, names)
+        lab.time()
+        return write_result(
+            lab,
+            task,
+            Path(out),
+            model=str(source) if isinstance(source, str | Path) else generator.name,
+            floor=floor,
+            calibration=calibration,
+            recipe=lambda c: _recipe_of(c, rewrites, seed, limit),
+            command=command,
+        )
+
+
+def _affordable(generator: Generator) -> int:
+    return int(max(_FEWEST, min(_MOST, _SAMPLE_MACS / max(1, macs(generator)))))
+
+
+def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[str, ...]]:
+    """Float forms first, with the rewrites that pay; then 8 bits on top of what won."""
+    lab, generator = search.lab, search.generator
+    fastest: Candidate | None = None
+    for name in names:
+        for precision in runtimes.get(name).precisions(quantized=False):
+            if (name, precision) == ("torch", "fp32"):
+                continue  # that is the original itself
+            candidate = lab.attempt(
+                Candidate(f"{name} {precision}", name, precision, generator, plain=True)
+            )
+            if name == "openvino":
+                fastest = candidate
+    rewritten = generator
+    rewrites: tuple[str, ...] = ()
+    if fastest is not None:
+        rewritten, rewrites = _rewrites_that_pay(lab, fastest)
+    calibration: Calibration = {}
+    where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
+    if where:
+        try:
+            calibration = calibrate(
+                rewritten,
+                [s.inputs for s in search.data.calibration],
+                progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
+            )
+        except UsageError:
+            raise
+        except LeanganError:
+            return {}, rewrites  # nothing in it can run in 8 bits, and float forms are enough
+    for name in where if calibration else ():
+        precision = runtimes.get(name).precisions(quantized=True)[-1]
+        found = _plans(search, rewritten, calibration)
+        # Elsewhere than in OpenVINO 8 bits seldom pay on generators: one try shows it.
+        for plan in found if name == "openvino" else found[-1:]:
+            lab.progress(f"Quantizing for {name}{plan.name}")
+            made = quantize(rewritten, calibration, keep_float=plan.keep_float)
+            lab.attempt(Candidate(f"{name} {precision}{plan.name}", name, precision, made))
+    return calibration, rewrites
+
+
+def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str, ...]]:
+    """Exact rewrites, each kept only if the runtime is measurably faster with it."""
+    best, kept = plain, list[str]()
+    for name, rewrite in DOOR_REWRITES.items():
+        lab.progress(f"Rewriting: {name}")
+        made = rewrite(best.generator)
+        if made is best.generator:
+            continue
+        title = f"{plain.runtime} {plain.precision} + {', '.join([*kept, name])}"
+        candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
+        if lab.faster(candidate, best) >= _HELPS:
+            best = candidate
+            kept.append(name)
+    return best.generator, tuple(kept)
+
+
+def _plans(search: _Search, rewritten: Generator, calibration: Calibration) -> list[Plan]:
+    port = search.generator.signature.outputs[0]
+    decibels = [c for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
+    if port.range is not None and not any(c.metric == "snr" for c in decibels):
+        power = (port.range[1] - port.range[0]) ** 2
+    else:
+        power = float(torch.stack([r.square().mean() for r in search.lab.reference]).mean())
+    target = max((c.value for c in decibels), default=_DEFAULT_TARGET_DB)
+    costs: dict[str, int] = {}
+    for layer in layers(rewritten):
+        costs[layer.name] = costs.get(layer.name, 0) + layer.macs
+    return plans(calibration, costs, power, [target + m for m in _MARGINS_DB])
+
+
+def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ...]]:
+    generator, lab = search.generator, search.lab
+    for name in recipe.rewrites:
+        if name not in DOOR_REWRITES:
+            raise UsageError(f"There is no rewrite {name!r}; there are {', '.join(DOOR_REWRITES)}.")
+        generator = DOOR_REWRITES[name](generator)
+    calibration: Calibration = {}
+    if recipe.quantize:
+        calibration = calibrate(
+            generator,
+            [s.inputs for s in search.data.calibration],
+            progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
+        )
+        generator = quantize(generator, calibration, keep_float=recipe.keep_float)
+    lab.attempt(
+        Candidate(
+            f"{recipe.runtime} {recipe.precision}", recipe.runtime, recipe.precision, generator
+        )
+    )
+    return calibration, recipe.rewrites
+
+
+def _recipe_of(
+    candidate: Candidate, rewrites: tuple[str, ...], seed: int, limit: int | None
+) -> Recipe:
+    steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
+    quantized = steps.get("quantize_linear")
+    return Recipe(
+        candidate.runtime,
+        candidate.precision,
+        tuple(n for n in DOOR_REWRITES if n in steps),
+        quantized is not None,
+        tuple(quantized["keep_float"]) if quantized else (),
+        seed,
+        limit,
+    )

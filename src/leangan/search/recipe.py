@@ -1,0 +1,75 @@
+"""The steps that lead to a delivered model, in a small file that people can read and edit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leangan.errors import UsageError
+from leangan.files import atomic
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `leangan compress --recipe` does again, without searching."""
+
+    runtime: str
+    precision: str
+    rewrites: tuple[str, ...] = ()
+    """Names of `graph.doors.DOOR_REWRITES`, in order."""
+    quantize: bool = False
+    keep_float: tuple[str, ...] = ()
+    """Layers that stay in float when `quantize` is set."""
+    seed: int = 0
+    limit: int | None = None
+    """The most samples to take; None for what the network's cost allows."""
+
+
+def write(recipe: Recipe, path: Path) -> Path:
+    """Write YAML, atomically."""
+    facts = {
+        "schema": SCHEMA,
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
+    }
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(facts, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> Recipe:
+    """Read what `write` wrote, or a person edited.
+
+    Raises:
+        UsageError: it is no recipe; the line or the key that is wrong is named.
+    """
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as a recipe: {error}") from error
+    if not isinstance(facts, dict) or facts.pop("schema", None) != SCHEMA:
+        raise UsageError(f"{path} is no recipe of schema {SCHEMA}; compress writes recipe.yaml.")
+    known = {f.name: f.type for f in fields(Recipe)}
+    for key in facts:
+        if key not in known:
+            raise UsageError(f"{path}: a recipe has no {key!r}; it has {', '.join(known)}.")
+    for key in ("runtime", "precision"):
+        if not isinstance(facts.get(key), str):
+            raise UsageError(f"{path}: {key!r} must say the {key}, as text.")
+    return Recipe(**{k: _checked(k, v, path) for k, v in facts.items()})
+
+
+def _checked(key: str, value: Any, path: Path) -> Any:
+    if key in ("rewrites", "keep_float"):
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise UsageError(f"{path}: {key!r} must be a list of names.")
+        return tuple(value)
+    if key == "quantize" and not isinstance(value, bool):
+        raise UsageError(f"{path}: 'quantize' must be true or false.")
+    if key in ("seed", "limit") and not isinstance(value, int | None):
+        raise UsageError(f"{path}: {key!r} must be a whole number.")
+    return value

@@ -1,0 +1,197 @@
+"""The folder that compress leaves: model, generator, recipe, report, card."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leangan.compress.calibrate import Calibration
+from leangan.files import atomic_folder
+from leangan.graph.cost import layers
+from leangan.measure import perceptual
+from leangan.measure.environment import environment
+from leangan.report.card import card
+from leangan.report.html import write_html
+from leangan.report.json_report import finite, write_json
+from leangan.report.words import headline
+from leangan.search import recipe as recipes
+from leangan.search.candidate import Candidate
+from leangan.search.choose import choose
+from leangan.search.lab import Lab
+from leangan.search.recipe import Recipe
+from leangan.tasks.base import Task
+from leangan.tasks.preview import panels, to_data_uri
+
+_SHOWN = 4
+"""Samples in the report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What compress found; `facts` is report.json's dictionary."""
+
+    facts: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def delivered(self) -> Mapping[str, Any] | None:
+        """The chosen entry, None when nothing reached the floor."""
+        entry: Mapping[str, Any] | None = self.facts["delivered"]
+        return entry
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as in report.json."""
+        return dict(self.facts)
+
+    def __str__(self) -> str:
+        """The verdict in a sentence."""
+        return headline(self.to_json())
+
+
+def write_result(
+    lab: Lab,
+    task: Task,
+    out: Path,
+    *,
+    model: str,
+    floor: str,
+    calibration: Calibration,
+    recipe: Callable[[Candidate], Recipe],
+    command: str | None,
+) -> Report:
+    """Choose, and write everything at once: an interrupted run leaves `out` as it was."""
+    original = lab.original.entry(lab.threads).to_json()
+    entries = [c.entry(lab.threads).to_json() for c in lab.candidates]
+    delivered, best = choose(original, entries, floor)
+    written = next((c for c in lab.candidates if best and c.name == best["name"]), None)
+    with atomic_folder(out) as folder:
+        if written is not None and written.artifact is not None and best is not None:
+            place = folder / "model"
+            place.mkdir()
+            for file in written.artifact.files:
+                shutil.copy2(file, place / file.name)
+            best["file"] = f"model/{written.artifact.path.name}"
+            written.generator.save(folder / "generator.pt2")
+            recipes.write(recipe(written), folder / "recipe.yaml")
+        facts = finite(
+            {
+                "schema": 1,
+                "model": model,
+                "task": task.name,
+                "environment": environment(lab.threads),
+                "original": original,
+                "candidates": entries,
+                "delivered": delivered,
+                "floor": floor,
+                "notes": _notes(lab),
+            }
+        )
+        extras = _extras(lab, task, written, calibration, command, folder)
+        write_json(facts, folder / "report.json")
+        write_html(facts, extras, folder / "report.html")
+        (folder / "card.md").write_text(card(facts, extras), encoding="utf-8")
+    return Report(facts, out)
+
+
+def _notes(lab: Lab) -> list[str]:
+    notes = list(lab.data.notes)
+    offline = perceptual.missing()
+    if offline:
+        notes.append(offline)
+    for candidate in lab.candidates:
+        if candidate.slower_than_float:
+            notes.append(f"{candidate.name} is slower than float in the same runtime.")
+        if candidate.error:
+            notes.append(f"{candidate.name} failed: {candidate.error}")
+    return notes
+
+
+def _extras(
+    lab: Lab,
+    task: Task,
+    written: Candidate | None,
+    calibration: Calibration,
+    command: str | None,
+    folder: Path,
+) -> dict[str, Any]:
+    recipe = folder / "recipe.yaml"
+    data = lab.data
+    names = f"{len(data.calibration)} samples to calibrate, {len(data.held_out)} others to judge"
+    return {
+        "samples": _samples(lab, task, written),
+        "layers": _layers(lab, written, calibration) if written else [],
+        "steps": [
+            {"name": s.name, "settings": dict(s.settings), "measured": dict(s.measured)}
+            for s in (written.generator.history if written else ())
+        ],
+        "command": command,
+        "recipe": recipe.read_text("utf-8") if recipe.exists() else None,
+        "signature": lab.generator.signature.to_json(),
+        "data": names,
+    }
+
+
+def _samples(lab: Lab, task: Task, written: Candidate | None) -> list[dict[str, Any]]:
+    if written is None or not written.outputs:
+        return []
+    shown = []
+    for sample, reference, output in zip(
+        lab.data.held_out[:_SHOWN], lab.reference, written.outputs, strict=False
+    ):
+        pictures = panels(lab.generator.signature, sample, reference, output)
+        if pictures:
+            scores = task.quality(lab.generator, [sample], [reference], [output])
+            psnr = scores["psnr"].mean if "psnr" in scores else None
+            uris = {name: to_data_uri(picture) for name, picture in pictures.items()}
+            shown.append({"name": sample.name, "psnr": psnr, **uris})
+    return shown
+
+
+def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict[str, Any]]:
+    """Of the delivered graph, with what each layer's 8-bit form costs and why it is what it is."""
+    steps = {s.name: s.settings for s in written.generator.history}
+    quantized = steps.get("quantize_linear")
+    kept = set(quantized["keep_float"]) if quantized else set(calibration)
+    float_precision = "bf16" if "bf16" in written.precision else "fp32"
+    power = _power(lab)
+    rows = []
+    for layer in layers(written.generator):
+        name = layer.name if layer.name in calibration else _owner(layer.name, calibration)
+        found = calibration.get(name)
+        noise_db = 10 * math.log10(power / found.noise) if found and found.noise else None
+        if quantized is None:
+            precision, why = written.precision, "the whole network was fastest this way"
+        elif found is None:
+            precision, why = float_precision, "cannot run in 8 bits: its weight is computed"
+        elif name in kept:
+            precision, why = float_precision, "costs more quality in 8 bits than it saves time"
+        else:
+            precision, why = "int8", f"input range by {found.range_by}"
+        rows.append(
+            {
+                "name": name,
+                "op": layer.op,
+                "macs": layer.macs,
+                "params": layer.params,
+                "sensitivity_db": noise_db,
+                "precision": precision,
+                "why": why,
+            }
+        )
+    return rows
+
+
+def _owner(name: str, calibration: Calibration) -> str:
+    """A quantized layer's weight is called `conv.weight_int8`; the layer is still `conv`."""
+    return next((n for n in calibration if name.startswith(f"{n}.")), name)
+
+
+def _power(lab: Lab) -> float:
+    port = lab.generator.signature.outputs[0]
+    if port.range is not None:
+        return (port.range[1] - port.range[0]) ** 2
+    return max(float(r.square().mean()) for r in lab.reference)
