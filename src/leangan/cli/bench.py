@@ -44,10 +44,10 @@ def command(
     )
     with answer(json_) as say:
         from leangan.report.table import entries_table
-        from leangan.search import pipeline
+        from leangan.search.compare import bench
 
         with progress() as report:
-            result = pipeline.bench(
+            result = bench(
                 model, names, threads=threads, seed=seed, progress=report, **loading.keywords()
             )
         say(result, entries_table(result["entries"], None, None, width=stdout_width()))

@@ -98,7 +98,7 @@ def command(
                 data,
                 out,
                 keep=floor,
-                runtimes=runtimes,
+                on=runtimes,
                 threads=threads,
                 seed=seed,
                 limit=limit,

@@ -41,10 +41,10 @@ def command(
     with answer(json_) as say:
         from leangan.report.table import entries_table
         from leangan.report.words import metric_words, quality_words
-        from leangan.search import pipeline
+        from leangan.search.compare import evaluate
 
         with progress() as report:
-            result = pipeline.evaluate(
+            result = evaluate(
                 a,
                 b,
                 data,

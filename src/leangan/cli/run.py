@@ -74,9 +74,9 @@ def command(
     if single and out.suffix.lower() != ".png":
         raise UsageError(f"Pictures are written as .png, without loss; not as {out.name!r}.")
     with answer(json_) as say:
-        from leangan.cli.artifacts import open_model
+        from leangan.cli.artifacts import open_for_running
 
-        opened = open_model(model, loading, threads)
+        opened = open_for_running(model, loading, threads)
         from_noise = all(p.kind in ("latent", "noise") for p in opened.generator.signature.inputs)
         if from_noise and files:
             raise UsageError(f"{model} takes noise, no files; say how many with --count.")

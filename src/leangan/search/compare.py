@@ -63,7 +63,7 @@ def evaluate(
     *,
     threads: int | None = None,
     seed: int = 0,
-    limit: int = 48,
+    limit: int | None = None,
     progress: Progress | None = None,
     **loading: Any,
 ) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def evaluate(
         data: folder of typical inputs; None for generators that start from noise.
         threads: CPU threads to measure on; all cores when left out.
         seed: of the samples.
-        limit: the most samples; the held-out third of them is used.
+        limit: the most samples, 48 when left out; the held-out third of them is used.
         progress: called as progress(message, done, total).
         loading: keyword arguments of `leangan.load`, for both.
 
@@ -89,7 +89,7 @@ def evaluate(
     _same_inputs(first, second)
     task = tasks.infer(first.generator)
     samples = task.data(
-        first.generator, Path(data) if data is not None else None, limit=limit, seed=seed
+        first.generator, Path(data) if data is not None else None, limit=limit or 48, seed=seed
     )
     with Lab(
         first.generator, task, samples, threads or os.cpu_count() or 1, say, first.candidate()
