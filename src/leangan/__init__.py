@@ -1,7 +1,62 @@
-"""Compress and accelerate trained GAN generators, with measured proof of their quality."""
+"""Compress and accelerate trained GAN generators, with measured proof of their quality.
+
+>>> import leangan as lg
+>>> generator = lg.load("zoo:dcgan-faces")              # doctest: +SKIP
+>>> report = lg.compress(generator, None, "out")        # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from leangan.compress.calibrate import calibrate
+    from leangan.compress.quantize_linear import quantize
+    from leangan.errors import LeanganError
+    from leangan.generator import Generator, Port, Signature
+    from leangan.search.compare import bench, evaluate
+    from leangan.search.export import export
+    from leangan.search.pipeline import compress
+    from leangan.sources import load
+
+__all__ = [
+    "Generator",
+    "LeanganError",
+    "Port",
+    "Signature",
+    "bench",
+    "calibrate",
+    "compress",
+    "evaluate",
+    "export",
+    "load",
+    "quantize",
+]
+
+_HOMES = {
+    "Generator": "leangan.generator",
+    "Port": "leangan.generator",
+    "Signature": "leangan.generator",
+    "LeanganError": "leangan.errors",
+    "load": "leangan.sources",
+    "calibrate": "leangan.compress.calibrate",
+    "quantize": "leangan.compress.quantize_linear",
+    "compress": "leangan.search.pipeline",
+    "evaluate": "leangan.search.compare",
+    "bench": "leangan.search.compare",
+    "export": "leangan.search.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch alone takes two seconds, which `--help` must not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leangan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from leangan.cli import options
 from leangan.cli.output import answer
-from leangan.errors import BackendMissing, UsageError
+from leangan.errors import UsageError
 
 EPILOG = """\b
 Examples:
@@ -59,24 +60,14 @@ def command(
         sizes=size,
     )
     with answer(json_) as say:
-        from leangan import runtimes
-        from leangan.files import atomic_folder
+        from leangan.search.export import export
 
-        runtime = runtimes.get(names[0])
-        missing = runtime.missing()
-        if missing:
-            raise BackendMissing(f"{runtime.name} is not installed; type: {missing}")
-        generator = loading.load(model)
-        choices = dict.fromkeys(
-            p for quantized in (False, True) for p in runtime.precisions(quantized=quantized)
+        artifact, agreements = export(
+            loading.load(model), out, runtime=names[0], precision=precision
         )
-        wanted = precision or next(iter(choices))
-        if wanted not in choices:
-            raise UsageError(
-                f"{runtime.name} runs no {wanted!r} on this machine{options.near(wanted, choices)}"
-            )
-        with atomic_folder(out) as folder:
-            artifact = runtime.build(generator, folder, wanted)
-            names_of_files = [str(file.relative_to(folder)) for file in artifact.files]
-        files = [str(out / name) for name in names_of_files]
-        say({**artifact.to_json(), "files": files}, *files)
+        proof = [
+            f"{a.size}: largest difference {a.largest_difference:.1e} of the range"
+            for a in agreements
+        ]
+        facts = {**artifact.to_json(), "agreement": [asdict(a) for a in agreements]}
+        say(facts, *(str(file) for file in artifact.files), *proof)
