@@ -158,10 +158,11 @@ def _plan(
 ) -> dict[str, Any]:
     """What would be done, found out by opening the model and the data but measuring nothing."""
     from leangan import runtimes, tasks
+    from leangan.search.data import data_path
 
     generator = loading.load(model)
     task = tasks.infer(generator)
-    samples = task.data(generator, data, limit=limit or _MOST_SAMPLES, seed=seed)
+    samples = task.data(generator, data_path(data), limit=limit or _MOST_SAMPLES, seed=seed)
     # Inductor compiles for minutes, and is tried only on request.
     default = [r for r in runtimes.available() if r.name != "torch-inductor"]
     usable = default if on is None else [runtimes.get(name) for name in on]

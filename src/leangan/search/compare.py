@@ -16,6 +16,7 @@ from leangan.generator import Generator
 from leangan.report.json_report import finite
 from leangan.runtimes.base import Artifact
 from leangan.search.candidate import Candidate
+from leangan.search.data import data_path
 from leangan.search.lab import Lab, Progress
 from leangan.tasks.base import Data
 
@@ -88,9 +89,7 @@ def evaluate(
     first, second = (open_model(x, **loading) for x in (a, b))
     _same_inputs(first, second)
     task = tasks.infer(first.generator)
-    samples = task.data(
-        first.generator, Path(data) if data is not None else None, limit=limit or 48, seed=seed
-    )
+    samples = task.data(first.generator, data_path(data), limit=limit or 48, seed=seed)
     with Lab(
         first.generator, task, samples, threads or os.cpu_count() or 1, say, first.candidate()
     ) as lab:

@@ -21,6 +21,7 @@ from leangan.report.words import conditions
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
 from leangan.search.compare import runtime_names
+from leangan.search.data import data_path
 from leangan.search.lab import Lab, Progress
 from leangan.search.plans import Plan, plans
 from leangan.search.recipe import Recipe
@@ -67,7 +68,7 @@ def compress(
 
     Args:
         source: whatever `leangan.load` takes, or a Generator.
-        data: folder of typical inputs; None for generators that start from noise.
+        data: folder of typical inputs, or `zoo:photos`; None for generators that start from noise.
         out: the folder for the result. Files of an earlier result in it are replaced.
         keep: the floor, for example "psnr>=45,ssim>=0.99"; besides the task's metrics it may
             name `speedup` and `smaller`. The task's own when left out.
@@ -100,7 +101,7 @@ def compress(
     say("Reading the data")
     samples = task.data(
         generator,
-        Path(data) if data is not None else None,
+        data_path(data),
         limit=limit or _affordable(generator),
         seed=seed,
     )

@@ -40,6 +40,20 @@ def files(name: str) -> list[Path]:
     return fetch(entry(name))
 
 
+def folder(name: str) -> Path:
+    """The folder of a set of pictures, for use as data.
+
+    Raises:
+        UsageError: no such name, or it is a network.
+        LeanganError: it cannot be fetched.
+    """
+    found = entry(name)
+    if found.form != "pictures":
+        sets = ", ".join(e.name for e in ENTRIES if e.form == "pictures")
+        raise UsageError(f"{name} is a network, no data; the zoo's pictures are {sets}.")
+    return fetch(found)[0].parent
+
+
 def load(name: str) -> Generator:
     """The entry as a Generator, captured but not normalised: `leangan.load("zoo:NAME")` does both.
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Form = Literal["checkpoint", "ncnn", "onnx-initializers", "ncnn-squeezenet"]
+Form = Literal["checkpoint", "ncnn", "onnx-initializers", "ncnn-squeezenet", "pictures"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network inside of a published package."""
+    """One network, or one set of pictures to try networks on, inside of a published package."""
 
     name: str
     summary: str
     """One line for people."""
     task: str | None
-    """The task in `leangan.tasks`, None for a feature network."""
+    """The task in `leangan.tasks`, None for a feature network or pictures."""
     package: str
     version: str
     file: str
@@ -34,7 +34,7 @@ class Entry:
     origin: str
     """Where the network was made."""
     params: int
-    """Learned weights."""
+    """Learned weights, 0 for pictures."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the form needs to know and the files do not say."""
 
@@ -156,5 +156,38 @@ ENTRIES: tuple[Entry, ...] = (
         licence="BSD-3-Clause",
         origin="https://github.com/Tencent/ncnn",
         params=722_496,
+    ),
+    Entry(
+        name="photos",
+        summary="Twelve pictures to try things on: zoo:photos is a folder for --data",
+        task=None,
+        package="scikit-image",
+        version="0.26.0",
+        file="scikit_image-0.26.0.tar.gz",
+        sha256="f5f970ab04efad85c24714321fcc91613fcb64ef2a892a13167df2f3e59199fa",
+        size_bytes=22_729_739,
+        # One of the two stereo views only: calibrating on one and judging on the other would
+        # judge on what was seen.
+        members=tuple(
+            f"scikit_image-0.26.0/src/skimage/data/{name}"
+            for name in (
+                "astronaut.png",
+                "brick.png",
+                "camera.png",
+                "chelsea.png",
+                "coffee.png",
+                "coins.png",
+                "grass.png",
+                "gravel.png",
+                "hubble_deep_field.jpg",
+                "motorcycle_left.png",
+                "retina.jpg",
+                "rocket.jpg",
+            )
+        ),
+        form="pictures",
+        licence="CC0, public domain and others that allow sharing",
+        origin="https://github.com/scikit-image/scikit-image",
+        params=0,
     ),
 )

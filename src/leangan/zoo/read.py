@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leangan.architectures import architecture
 from leangan.architectures.base import super_resolution_ports
-from leangan.errors import LeanganError
+from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
 from leangan.sources.base import Request
 from leangan.sources.known import load as load_known
@@ -32,6 +32,8 @@ def read(entry: Entry, files: Sequence[Path]) -> Generator:
     Raises:
         LeanganError: the files are not what the entry says.
     """
+    if entry.form == "pictures":
+        raise UsageError(f"{entry.name} is no network but pictures: --data zoo:{entry.name}.")
     if entry.form == "checkpoint":
         generator = load_known(files[0], Request())
     elif entry.form == "ncnn":
