@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchao.quantization.pt2e  # noqa: F401  (registers the quantize operators)
 from torch import Tensor, nn
 
 from leangan.generator import Generator, Port, Signature
@@ -9,6 +10,7 @@ from leangan.graph.capture import capture
 from leangan.graph.fuse import TINY, normalize
 from leangan.graph.rewrite import layer_name
 
+QDQ = torch.ops.quantized_decomposed
 LAYOUTS = {2: "NC", 3: "NCT", 4: "NCHW"}
 
 
@@ -231,3 +233,51 @@ def test_free_sizes_stay_free():
         make(shake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))), 2, 3, 9, 11)
     )
     assert after(torch.randn(7, 3, 23, 31)).shape == (7, 4, 21, 29)
+
+
+class Quantized(nn.Module):
+    """As PT2E leaves a convolution, with a norm and a clone behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Module()
+        self.conv.register_buffer("weight", torch.randint(-127, 127, (4, 3, 3, 3)).char())
+        self.register_buffer("scale", torch.rand(4) / 100)
+        self.register_buffer("zero", torch.zeros(4, dtype=torch.int64))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        bounds = (-127, 127, torch.int8)
+        x = QDQ.dequantize_per_tensor(
+            QDQ.quantize_per_tensor(x, 0.02, 3, *bounds), 0.02, 3, *bounds
+        )
+        weight = QDQ.dequantize_per_channel(self.conv.weight, self.scale, self.zero, 0, *bounds)
+        return self.norm(nn.functional.conv2d(x, weight)).clone()
+
+
+def test_quantize_and_dequantize_are_not_touched():
+    before = make(shake(Quantized()), 2, 3, 9, 11)
+    after = normalize(before)
+    assert after.history[-1].settings == {"identities removed": 1}
+    assert after.program.state_dict["conv.weight"].dtype == torch.int8
+    targets = [str(n.target) for n in after.program.graph.nodes]
+    assert sum("quantize" in t for t in targets) == 3
+    assert layer_name(next(n for n in after.module().graph.nodes if n.name == "conv2d")) == "conv"
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return y + torch.randn_like(y) + torch.tensor([0.5]).exp()
+
+
+def test_a_generator_that_draws_noise_can_be_proved():
+    before = make(shake(Noisy()), 2, 3, 9, 11)
+    after = normalize(before)
+    assert ops(after) == ["conv2d", "randn_like", "add", "add"]
+    assert after.history[-1].measured["largest_difference"] < 1e-5
+    assert normalize(after) is after
