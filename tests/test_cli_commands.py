@@ -13,7 +13,7 @@ from leangan.cli.main import main
 
 
 class Pipeline(types.ModuleType):
-    """Stands in for leangan.search.pipeline."""
+    """Stands in for leangan.search.pipeline and leangan.search.compare."""
 
     def __init__(self):
         super().__init__("leangan.search.pipeline")
@@ -41,7 +41,8 @@ def pipeline(monkeypatch, tmp_path):
     import leangan.search
 
     fake = Pipeline()
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setitem(sys.modules, "leangan.search.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "leangan.search.compare", fake)
     monkeypatch.setattr(leangan.search, "pipeline", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -90,7 +91,7 @@ def test_compress_hands_everything_on(pipeline, tmp_path, capfd):
     source, data, out, options = pipeline.asked
     assert (source, str(data), str(out)) == ("net.py:G", "photos", "out")
     assert options["keep"] == "psnr>=45,ssim>=0.9"
-    assert options["runtimes"] == ("openvino", "torch")
+    assert options["on"] == ("openvino", "torch")
     assert (options["threads"], options["seed"], options["limit"]) == (2, 7, 9)
     assert options["ranges"] == {"x": (-1.0, 1.0)}
     assert options["kinds"] == {"x": "image"}
@@ -103,7 +104,7 @@ def test_what_was_not_said_is_left_to_the_pipeline(pipeline):
     assert main(["compress", "x.pth", "-o", "out"]) == 0
     options = pipeline.asked[3]
     assert options["keep"] is None
-    assert options["runtimes"] is None
+    assert options["on"] is None
     assert options["limit"] is None
     assert options["command"] == "leangan compress x.pth -o out"
     assert not {"ranges", "kinds", "arguments", "weights", "example_inputs", "task"} & set(options)
