@@ -16,8 +16,23 @@ from leangan.generator import KINDS, Kind, Port
 
 _LAYOUTS = {1: "N", 2: "NC", 3: "NCT", 4: "NCHW", 5: "NCDHW"}
 _SAME_VALUES = frozenset(
-    "view _unsafe_view reshape clone pixel_shuffle slice alias permute contiguous squeeze "
-    "unsqueeze flatten _to_copy expand select".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "clone",
+        "pixel_shuffle",
+        "slice",
+        "alias",
+        "permute",
+        "contiguous",
+        "squeeze",
+        "unsqueeze",
+        "flatten",
+        "_to_copy",
+        "expand",
+        "select",
+    ]
 )
 
 
