@@ -54,7 +54,7 @@ small = st.integers(1, 5)
 pair = st.tuples(small, small)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     stride=pair,
