@@ -170,8 +170,9 @@ def _simplify(model: Any) -> None:
         first = seen.setdefault(key, node)
         if first is not node:
             _replace(node, first)
-    ends = {model.input(i).get_node().get_friendly_name() for i in range(len(model.inputs))}
-    ends |= {r.input_value(0).get_node().get_friendly_name() for r in model.get_results()}
+    results = model.get_results()
+    ends = {n.get_friendly_name() for n in [*model.get_parameters(), *results]}
+    ends |= {r.input_value(0).get_node().get_friendly_name() for r in results}
     for node in model.get_ops():
         if node.get_friendly_name() not in ends:
             for output in node.outputs():

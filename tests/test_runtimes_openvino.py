@@ -1,0 +1,93 @@
+import numpy as np
+import openvino
+import pytest
+import torch
+from torch import nn
+
+from leangan.generator import Generator, Port, Signature
+from leangan.graph.capture import capture
+from leangan.runtimes import openvino_
+from leangan.runtimes.openvino_ import OpenVINO
+from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
+
+
+def build(generator, folder, precision):
+    folder.mkdir()
+    return OpenVINO().build(generator, folder, precision)
+
+
+def weight_types(artifact):
+    """Element types of the stored tensors of four axes, which are kernels here."""
+    model = openvino.Core().read_model(artifact.path)
+    return sorted(
+        c.get_element_type().get_type_name()
+        for c in model.get_ops()
+        if c.get_type_name() == "Constant" and np.prod(c.get_output_shape(0)) > 16 * 12
+    )
+
+
+def test_only_float_weights_of_bf16_artifacts_are_halved(tmp_path):
+    exact = build(tiny_generator(), tmp_path / "fp32", "fp32")
+    half = build(tiny_generator(), tmp_path / "bf16", "bf16")
+    assert set(weight_types(exact)) == {"f32"}
+    # The first kernel has 432 weights, too few to bother.
+    assert weight_types(half) == ["f16"] * 4 + ["f32"]
+    sizes = [a.files[1].stat().st_size for a in (exact, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_int8_weights_stay_int8(tmp_path):
+    plain = build(tiny_int8_generator(), tmp_path / "int8", "int8")
+    mixed = build(tiny_int8_generator(), tmp_path / "mixed", "int8+bf16")
+    assert weight_types(plain) == ["f32"] + ["i8"] * 4
+    assert weight_types(mixed) == ["f16"] + ["i8"] * 4
+
+
+def test_weights_beyond_half_precision_stay_float(tmp_path):
+    net = nn.Conv2d(3, 64, 3)
+    with torch.no_grad():
+        net.weight[5] = 1e6
+    program = capture(net, [torch.randn(2, 3, 20, 24)], [[0, 2, 3]])
+    image = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 32, 32), (-1, 1))
+    feature = Port("f", "feature", "NCHW", (None, 64, None, None), (1, 64, 30, 30))
+    generator = Generator(program, Signature((image,), (feature,)))
+    artifact = build(generator, tmp_path / "bf16", "bf16")
+    assert weight_types(artifact) == ["f32"]
+    (out,) = OpenVINO().open(artifact, 1).run([np.ones((1, 3, 32, 32), np.float32)])
+    assert np.isfinite(out).all()
+
+
+def test_ends_keep_their_names(tmp_path):
+    artifact = build(tiny_generator(), tmp_path / "fp32", "fp32")
+    compiled = openvino.Core().compile_model(artifact.path, "CPU")
+    assert compiled.input("image").get_partial_shape().to_string() == "[?,3,?,?]"
+    assert compiled.output("output_image") == compiled.output(0)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "floats", "eights"),
+    [
+        (["FP32", "INT8", "BF16"], ("fp32", "bf16"), ("int8", "int8+bf16")),
+        (["FP32", "INT8"], ("fp32",), ("int8",)),
+        (["FP32"], ("fp32",), ()),
+    ],
+)
+def test_precisions_are_what_the_cpu_has(monkeypatch, capabilities, floats, eights):
+    class Core:
+        def get_property(self, device, name):
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return capabilities
+
+    monkeypatch.setattr(openvino_, "_core", Core)
+    assert OpenVINO().precisions(quantized=False) == floats
+    assert OpenVINO().precisions(quantized=True) == eights
+
+
+def test_share_follows_what_was_quantized(tmp_path):
+    """All but the transposed convolution: 16 * 16 * 9 of its weights per input pixel."""
+    session = OpenVINO().open(build(tiny_int8_generator(), tmp_path / "int8", "int8"), 1)
+    assert session.int8_share() is None, "nothing has run yet"
+    session.run([np.zeros((1, 3, 32, 32), np.float32)])
+    low, high = 16 * 16, 32 * 32
+    eight = low * 27 * 16 + 2 * low * 144 * 16 + high * 144 * 12
+    assert session.int8_share() == pytest.approx(eight / (eight + low * 16 * 144))
