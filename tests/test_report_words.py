@@ -46,6 +46,10 @@ def test_the_headline_gives_speed_size_and_quality():
     )
 
 
+def test_the_headline_leaves_folders_out():
+    assert ", netG.pth runs " in words.headline(example() | {"model": "../deep/netG.pth"})
+
+
 def test_the_headline_admits_failure():
     report = example() | {"delivered": None}
     assert words.headline(report) == "No faster version with a PSNR of at least 45 dB was found."

@@ -266,7 +266,7 @@ def _place(mark: _Mark, width: float, taken: list[Box], axes: _Axes) -> Box | No
             inside = (
                 axes.left <= x
                 and x + width <= axes.right
-                and axes.upper - 6 <= y
+                and axes.upper <= y
                 and y + _LINE <= axes.lower
             )
             if inside and not any(box.meets(other) for other in taken):

@@ -11,10 +11,11 @@ from leangan.errors import UsageError
 
 METRICS = {
     "psnr": ("PSNR", "dB"),
+    "psnr_y": ("PSNR-Y", "dB"),
     "snr": ("SNR", "dB"),
     "ssim": ("SSIM", ""),
     "perceptual": ("perceptual distance", ""),
-    "mean_shift": ("mean shift", ""),
+    "mean_shift": ("mean colour shift, levels of 255", ""),
     "speedup": ("speed-up", ""),
     "smaller": ("size ratio", ""),
 }
@@ -214,7 +215,7 @@ def headline(report: Mapping[str, Any]) -> str:
     speed = f"runs {times(entry['speedup'])} as fast as" if entry["speedup"] else "replaces"
     smaller = report["original"]["size_bytes"] / max(entry["size_bytes"], 1)
     sizes = f" and is {times(smaller)} smaller" if smaller >= 1.05 else ""
-    name = report["model"]
+    name = report["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
     where = f"{runtime(entry['runtime'])} {entry['precision']}"
     return f"In {where}, {name} {speed} the original{sizes}{quality}."
 
