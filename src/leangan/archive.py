@@ -46,7 +46,7 @@ _TARGET = re.compile(
 _EXPRESSION = re.compile(
     r"(?:Symbol\('\w+'|Float\('-?\d+(?:\.\d+)?(?:e[+-]?\d+)?'|[A-Za-z]\w*|\d+|[\s(),=+*/<>-])*"
 )
-_CALLABLE = re.compile(r"([A-Za-z_]\w*)\s*\(")
+_CALLABLE = re.compile(r"([A-Za-z_]\w*|\))\s*\(")  # a name, or the result of brackets
 _FUNCTIONS = frozenset(
     {
         "Symbol",

@@ -106,8 +106,9 @@ def _quantize_weight(module: GraphModule, node: Node, layer: Layer8) -> None:
             channels = (scale, zero, WEIGHTED[node.target], -127, 127, torch.int8)
             back = graph.call_function(_q.dequantize_per_channel.default, (code, *channels))
     node.update_arg(1, back)
-    bias = tensor_of(module, node.args[2]) if len(node.args) > 2 else None
-    if bias is not None:  # without one a norm follows, which takes the mean off again
-        owner = path.rpartition(".")[0] or path
+    bias_node = node.args[2] if len(node.args) > 2 else None
+    bias = tensor_of(module, bias_node)
+    if isinstance(bias_node, Node) and bias is not None:  # without one a norm follows, which takes the mean off again
         shifted = bias.detach() - layer.bias_shift
-        node.update_arg(2, new_tensor_node(module, node, f"{owner}.bias_int8", shifted))
+        name = f"{bias_node.target}_shifted"
+        node.update_arg(2, new_tensor_node(module, node, name, shifted))

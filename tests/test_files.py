@@ -1,0 +1,63 @@
+"""Nothing half-written, ever."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from leangan.errors import LeanganError
+from leangan.files import atomic, atomic_folder
+
+
+def test_a_file_appears_whole(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with atomic(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert [p.name for p in target.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_failure_leaves_the_old_file(tmp_path, error):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(error), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_and_keeps_what_is_not_replaced(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    (out / "model").mkdir()
+    (out / "model" / "old.bin").write_text("old")
+    with atomic_folder(out) as folder:
+        (folder / "report.json").write_text("{}")
+        (folder / "model").mkdir()
+        (folder / "model" / "new.bin").write_text("new")
+        assert not (out / "report.json").exists()
+    assert sorted(p.name for p in out.iterdir()) == ["mine.txt", "model", "report.json"]
+    assert [p.name for p in (out / "model").iterdir()] == ["new.bin"]
+
+
+def test_a_failed_folder_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with pytest.raises(LeanganError, match="No room left"), atomic(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LeanganError, match="Cannot write"), atomic(tmp_path / "file" / "a"):
+        pass
