@@ -32,7 +32,7 @@ def capture(
     Raises:
         LeanganError: the code depends on tensor values in a way that cannot be exported.
     """
-    dynamic = tuple({axis: Dim.AUTO for axis in axes} for axes in free_axes)
+    dynamic = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free_axes)
     training = module.training
     # An exported GraphModule has no modes to switch (and says so); it was captured in eval.
     if training and not isinstance(module, torch.fx.GraphModule):
