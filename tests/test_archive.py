@@ -120,7 +120,12 @@ def test_compiled_code_is_refused(saved, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["torch.hub.load", "torch.serialization.os.system", "torch.ops.load_library", "math.__loader__"],
+    [
+        "torch.hub.load",
+        "torch.serialization.os.system",
+        "torch.ops.load_library",
+        "math.__loader__",
+    ],
 )
 def test_operators_out_of_the_list_are_refused(saved, tmp_path, target):
     path = edited_graph(saved, tmp_path, lambda m: first_call(m).update(target=target))

@@ -137,9 +137,15 @@ def test_transposed_scales_lie_along_output_channels(calibration):
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
-        (nn.Sequential(nn.Conv1d(4, 8, 5, padding=2), nn.ConvTranspose1d(8, 2, 4, 2, 1)), (1, 4, 40)),
+        (
+            nn.Sequential(nn.Conv1d(4, 8, 5, padding=2), nn.ConvTranspose1d(8, 2, 4, 2, 1)),
+            (1, 4, 40),
+        ),
         (nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)), (4, 16)),
-        (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 4, 1)), (1, 8, 16, 16)),
+        (
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 4, 1)),
+            (1, 8, 16, 16),
+        ),
         (nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=4), (1, 8, 10, 10)),
         (nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.PixelShuffle(2)), (1, 4, 10, 10)),
     ],

@@ -23,9 +23,14 @@ def test_a_file_appears_whole(tmp_path):
 def test_a_failure_leaves_the_old_file(tmp_path, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(error), atomic(target) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write():
+        with atomic(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
@@ -46,9 +51,13 @@ def test_a_folder_appears_whole_and_keeps_what_is_not_replaced(tmp_path):
 
 
 def test_a_failed_folder_is_not_there(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out") as folder:
-        (folder / "a").write_text("half")
-        raise KeyboardInterrupt
+    def write():
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

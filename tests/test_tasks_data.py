@@ -16,6 +16,7 @@ from task_nets import (
     pair_net,
     voice_net,
 )
+from torch import nn
 
 from leangan import tasks
 from leangan.errors import LeanganError, UnknownValue, UsageError
@@ -194,6 +195,11 @@ def test_flat_colours(smooth):
     assert samples["red"].shape == (1, 3, 32, 32)
     assert samples["red"][0, :, 5, 7].tolist() == [1, -1, -1]
     check_calibration(smooth, flat_samples(smooth))
+
+
+def test_flat_colours_say_nothing_after_instance_norm():
+    module = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.InstanceNorm2d(3))
+    assert flat_samples(image_generator(module)) == ()
 
 
 def sample(*inputs, name="bad.npy"):

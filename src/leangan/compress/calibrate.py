@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from leangan.graph.cost import layers as cost_layers
 from leangan.graph.replay import Replay
 from leangan.graph.rewrite import layer_name, tensor_of
 
+_ERROR_INPUTS = 6
+"""Inputs from which the mean error of each layer is taken."""
 PROBE_MACS = 2.5e12
 """What finding the sensitivities may cost, in multiply-accumulates: about half a minute here."""
 
@@ -33,7 +36,8 @@ class Layer8:
     bias_shift: Tensor
     """float32 [out channels]: the mean error that rounding makes, to be taken off the bias."""
     range_by: str
-    """How the input's range was chosen: "mse", "minmax", or "signature" for a known one."""
+    """How the input's range was chosen: "minmax" is all that was seen, "mse" has the least squared
+    error, "between" is their geometric mean, "signature" is a port's known range."""
     noise: float
     """Mean squared error of the generator's (first) output when only this layer is in 8 bits."""
 
@@ -51,10 +55,11 @@ def calibrate(
     """Run real inputs through the float generator and choose every layer's 8-bit numbers.
 
     An input that comes straight from a port of known range is covered whole, so that white stays
-    white even if no calibration picture was bright. For the others both the widest range and the
-    one with the least squared error are tried, and the one that the generator's *output* suffers
-    least from is taken: a super-resolution network wants its outliers clipped (46 dB against 40),
-    a network with instance normalization lives on them (50 dB against 28).
+    white even if no calibration picture was bright. For the others the widest range, the one with
+    the least squared error and one between them are tried, and the one that the generator's
+    *output* suffers least from is taken: a super-resolution network wants its outliers clipped
+    (46 dB against 40), a network with instance normalization lives on them (50 dB against 28).
+    Taking the mean rounding error off the bias is tried in the same way.
 
     Args:
         generator: float.
@@ -83,15 +88,13 @@ def calibrate(
             watch.run(*inputs)
             tick(done, total)
         options = {n: _options(generator, module, n, o) for n, o in observers.items()}
-        tightest = {node: choices[-1] for node, choices in options.items()}
-        errors = _MeanError(module, tightest)
-        for inputs in data[:: -(-len(data) // 4)]:
+        errors = _MeanError(module, {node: choices[-1] for node, choices in options.items()})
+        for inputs in data[:: -(-len(data) // _ERROR_INPUTS)]:
             errors.run(*inputs)
         for node, choices in options.items():
-            # The widest range clips nothing, so its mean error is next to none; and a layer
-            # without a bias is followed by a norm, which takes the mean off again.
+            # A layer without a bias is followed by a norm, which takes the mean off again.
             if len(node.args) > 2 and node.args[2] is not None:
-                choices[-1] = replace(choices[-1], bias_shift=errors.mean(node))
+                choices.append(replace(choices[-1], bias_shift=errors.mean(node)))
         chosen: dict[str, Layer8] = {}
         for layer in _least_noise(generator, module, data, options):
             chosen[layer.name] = layer
@@ -134,7 +137,10 @@ def _channel_shape(node: Node, result: Tensor) -> list[int]:
 def _options(
     generator: Generator, module: GraphModule, node: Node, seen: RangeObserver
 ) -> list[Layer8]:
-    """The ranges worth trying, the widest first, the tightest last."""
+    """The ranges worth trying, the widest first, the tightest last.
+
+    The bias is shifted, as a further option, by the mean error of the last one.
+    """
     weight = tensor_of(module, node.args[1])
     assert weight is not None
     axis = WEIGHTED[node.target]
@@ -151,7 +157,12 @@ def _options(
         known = generator.signature.inputs[ports.index(source)].range
         if known is not None:
             return [option("signature", min(known[0], 0.0), max(known[1], 0.0))]
-    return [option("minmax", *seen.minmax()), option("mse", *seen.mse(256))]
+    (low, high), (least, most) = seen.minmax(), seen.mse(256)
+    return [
+        option("minmax", low, high),
+        option("between", -math.sqrt(low * least), math.sqrt(high * most)),
+        option("mse", least, most),
+    ]
 
 
 def _least_noise(
@@ -167,29 +178,26 @@ def _least_noise(
     """
     probes = _probe_inputs(generator, data)
     replays = [Replay(module, inputs) for inputs in probes]
+    most = max(len(choices) for choices in options.values())
+    macs = sum(layer.macs for layer in cost_layers(generator, probes[0]))
     # From a layer onwards is half of the network on average.
-    cost = sum(x.macs for x in cost_layers(generator, probes[0])) * len(probes) * len(options)
-    size = max(1, round(cost / PROBE_MACS + 0.49))
+    cost = macs / 2 * len(probes) * len(options) * most
+    size = math.ceil(cost / PROBE_MACS)
     nodes = list(options)
     for start in range(0, len(nodes), size):
         group = nodes[start : start + size]
-        noises = []
-        for pick in (0, -1):
-            substitutes = {n: rounded(options[n][pick]) for n in group}
-            noises.append(
-                sum(float((r.changed(substitutes) - r.output).square().mean()) for r in replays)
-                / len(replays)
-            )
-            if all(len(options[n]) == 1 for n in group):
-                noises *= 2
-                break
-        pick = 0 if noises[0] <= noises[1] else -1
+        tried: list[tuple[float, int]] = []
+        for pick in range(max(len(options[n]) for n in group)):
+            trial = {n: rounded(options[n][min(pick, len(options[n]) - 1)]) for n in group}
+            errors = [float((r.changed(trial) - r.output).square().mean()) for r in replays]
+            tried.append((sum(errors) / len(errors), pick))
+        noise, pick = min(tried)
         for n in group:
-            yield replace(options[n][pick], noise=noises[pick] / len(group))
+            yield replace(options[n][min(pick, len(options[n]) - 1)], noise=noise / len(group))
 
 
 def _probe_inputs(
-    generator: Generator, data: Sequence[tuple[Tensor, ...]], count: int = 2
+    generator: Generator, data: Sequence[tuple[Tensor, ...]], count: int = 4
 ) -> list[tuple[Tensor, ...]]:
     """A few inputs cut to at most half their typical size: noise is local, time is not."""
     ports = generator.signature.inputs

@@ -108,7 +108,9 @@ def _quantize_weight(module: GraphModule, node: Node, layer: Layer8) -> None:
     node.update_arg(1, back)
     bias_node = node.args[2] if len(node.args) > 2 else None
     bias = tensor_of(module, bias_node)
-    if isinstance(bias_node, Node) and bias is not None:  # without one a norm follows, which takes the mean off again
+    if (
+        isinstance(bias_node, Node) and bias is not None
+    ):  # without one a norm follows, which takes the mean off again
         shifted = bias.detach() - layer.bias_shift
         name = f"{bias_node.target}_shifted"
         node.update_arg(2, new_tensor_node(module, node, name, shifted))

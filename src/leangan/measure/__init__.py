@@ -1,0 +1,1 @@
+"""Latency, memory, size, and the quality of pictures and signals."""

@@ -16,6 +16,8 @@ METRICS = {
     "ssim": ("SSIM", ""),
     "perceptual": ("perceptual distance", ""),
     "mean_shift": ("mean colour shift, levels of 255", ""),
+    "flat_shift": ("mean shift on flat colours", "levels"),
+    "psnr_y_lost": ("PSNR-Y lost against ground truth", "dB"),
     "speedup": ("speed-up", ""),
     "smaller": ("size ratio", ""),
 }

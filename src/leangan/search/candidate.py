@@ -36,6 +36,8 @@ class Candidate:
     worker: Worker | None = None
     outputs: list[Tensor] = field(default_factory=list)
     """On the held-out samples, the first output of each."""
+    flat_outputs: list[Tensor] = field(default_factory=list)
+    """On pictures of one colour, where the task has them."""
     quality: dict[str, dict[str, float | int]] = field(default_factory=dict)
     latency: Latency | None = None
     speedup: float | None = None
@@ -60,20 +62,30 @@ class Candidate:
         except LeanganError as error:
             self.fail(error)
 
-    def run(self, original: Generator, samples: Sequence[Sample]) -> None:
-        """Run the samples, keep what comes out, and ask the process what it knows of itself."""
+    def run(
+        self, samples: Sequence[Sample], flat: Sequence[Sample], timed: tuple[Tensor, ...]
+    ) -> None:
+        """Run the samples, keep what comes out, and ask the process what it knows of itself.
+
+        Args:
+            samples: held-out ones.
+            flat: pictures of one colour.
+            timed: run last, since timing goes on with the last inputs.
+        """
         if self.worker is None:
             return
         try:
-            for sample in samples:
-                made = self.worker.run([x.numpy() for x in sample.inputs])
-                self.outputs.append(torch.from_numpy(made[0]))
-            # Timing goes on with the last inputs, which must be the typical ones.
-            self.worker.run([x.numpy() for x in original.example()])
+            self.outputs = [self._first_output(s.inputs) for s in samples]
+            self.flat_outputs = [self._first_output(s.inputs) for s in flat]
+            self._first_output(timed)
             self.int8_share = self.worker.int8_share()
             self.peak_memory = self.worker.peak_memory()
         except LeanganError as error:
             self.fail(error)
+
+    def _first_output(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        assert self.worker is not None
+        return torch.from_numpy(self.worker.run([x.numpy() for x in inputs])[0])
 
     def fail(self, error: LeanganError) -> None:
         """Note why, and end the process."""

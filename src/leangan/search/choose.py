@@ -8,7 +8,7 @@ from typing import Any
 from leangan.report.words import conditions
 from leangan.tasks.quality import LOWER_IS_BETTER
 
-_TIE = 0.97
+_TIE = 0.95
 """A candidate this close to the fastest counts as equally fast, and the better one is taken."""
 
 

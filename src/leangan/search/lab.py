@@ -12,9 +12,13 @@ from torch import Tensor
 
 from leangan.errors import LeanganError
 from leangan.generator import Generator
+from leangan.measure.image import mean_shift
 from leangan.measure.latency import paired, speedup
 from leangan.search.candidate import Candidate
-from leangan.tasks.base import Data, Task
+from leangan.tasks.base import Data, Score, Task
+from leangan.tasks.images import from_port
+from leangan.tasks.pictures import flat_samples
+from leangan.tasks.quality import score
 
 Progress = Callable[..., None]
 """progress(message, done=None, total=None)."""
@@ -48,17 +52,20 @@ class Lab:
         self.candidates: list[Candidate] = []
         self.original = original or Candidate("original", "torch", "fp32", generator, plain=True)
         self.reference: list[Tensor] = []
+        self._flat = flat_samples(generator) if task is not None else ()
+        self._flat_reference: list[Tensor] = []
         self._folder = tempfile.TemporaryDirectory(prefix="leangan-")
 
     def __enter__(self) -> Lab:
         torch.set_num_threads(self.threads)
         self.progress("Running the original")
         self.original.build(Path(self._folder.name), self.threads)
-        self.original.run(self.generator, self.data.held_out)
+        self._run(self.original)
         if self.original.error is not None:
             self.__exit__(None, None, None)
             raise LeanganError(self.original.error)
         self.reference = self.original.outputs
+        self._flat_reference = self.original.flat_outputs
         self._judge(self.original)
         return self
 
@@ -77,7 +84,7 @@ class Lab:
         self.progress(f"Trying {candidate.name}")
         self.candidates.append(candidate)
         candidate.build(Path(self._folder.name), self.threads)
-        candidate.run(self.generator, self.data.held_out)
+        self._run(candidate)
         self._judge(candidate)
         return candidate
 
@@ -101,11 +108,23 @@ class Lab:
             if best is not None and candidate is not best and not candidate.plain:
                 candidate.slower_than_float = (candidate.speedup or 0) < (best.speedup or 0)
 
+    def _run(self, candidate: Candidate) -> None:
+        candidate.run(self.data.held_out, self._flat, self.generator.example())
+
     def _judge(self, candidate: Candidate) -> None:
         if self.task is not None and candidate.outputs:
             samples = self.data.held_out
             scores = self.task.quality(self.generator, samples, self.reference, candidate.outputs)
+            if self._flat:
+                scores["flat_shift"] = self._flat_shift(candidate)
             candidate.quality = {name: score.to_json() for name, score in scores.items()}
+
+    def _flat_shift(self, candidate: Candidate) -> Score:
+        port = self.generator.signature.outputs[0]
+        pairs = zip(self._flat_reference, candidate.flat_outputs, strict=True)
+        return score(
+            "flat_shift", [mean_shift(from_port(a, port), from_port(b, port)) for a, b in pairs]
+        )
 
 
 def _best_plain_float(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from leangan import runtimes, sources, tasks
 from leangan.compress.calibrate import Calibration, calibrate
@@ -28,6 +29,7 @@ from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_calibration
+from leangan.tasks.pictures import flat_samples
 
 _SAMPLE_MACS = 1.2e12
 _FEWEST, _MOST = 12, 48
@@ -154,7 +156,7 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
         try:
             calibration = calibrate(
                 rewritten,
-                [s.inputs for s in search.data.calibration],
+                _calibration_inputs(search),
                 progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
             )
         except UsageError:
@@ -170,6 +172,11 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
             made = quantize(rewritten, calibration, keep_float=plan.keep_float)
             lab.attempt(Candidate(f"{name} {precision}{plan.name}", name, precision, made))
     return calibration, rewrites
+
+
+def _calibration_inputs(search: _Search) -> list[tuple[Tensor, ...]]:
+    flat = flat_samples(search.generator)
+    return [sample.inputs for sample in (*search.data.calibration, *flat)]
 
 
 def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str, ...]]:
@@ -212,7 +219,7 @@ def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ..
     if recipe.quantize:
         calibration = calibrate(
             generator,
-            [s.inputs for s in search.data.calibration],
+            _calibration_inputs(search),
             progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
         )
         generator = quantize(generator, calibration, keep_float=recipe.keep_float)

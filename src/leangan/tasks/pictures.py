@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Signature
+from leangan.graph.receptive import receptive_field
 from leangan.tasks.base import Data, Sample
 from leangan.tasks.images import Picture, is_image, list_images, read_image, to_port
 
@@ -85,10 +86,19 @@ def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
 def flat_samples(generator: Generator) -> tuple[Sample, ...]:
     """White, black and the three primaries, at the working size.
 
-    What was calibrated on pictures that lack such values may clip them: compare these outputs by
-    `measure.image.mean_shift` with the original's.
+    What is calibrated on photos alone clips such values: a super-resolution network then turned
+    green by 17 levels. They belong to the calibration, and to what is looked at afterwards.
+
+    Returns:
+        Nothing where flat pictures say nothing: when the input or output is no picture, or the
+        network takes each picture's statistics away (InstanceNorm), so that all are alike.
     """
-    port = generator.signature.inputs[0]
+    inputs, outputs = generator.signature.inputs, generator.signature.outputs
+    if len(inputs) != 1 or not is_image(inputs[0]) or not is_image(outputs[0]):
+        return ()
+    if receptive_field(generator) is None:
+        return ()
+    port = inputs[0]
     height, width = working_size(port)
     colours = {
         "white": (1.0, 1.0, 1.0),

@@ -13,7 +13,7 @@ from leangan.measure.signal import snr
 from leangan.tasks.base import Score
 from leangan.tasks.images import from_port, is_image
 
-LOWER_IS_BETTER = frozenset({"perceptual", "mean_shift"})
+LOWER_IS_BETTER = frozenset({"perceptual", "mean_shift", "flat_shift", "psnr_y_lost"})
 
 
 def score(metric: str, values: Sequence[float]) -> Score:

@@ -20,7 +20,7 @@ class Translation:
 
     name = "translation"
     summary = "image to image of the same size; --data is a folder of pictures"
-    floor = "psnr>=40"
+    floor = "psnr>=45"
 
     def matches(self, generator: Generator) -> bool:
         """One image input, and a first output that is an image of its size."""
