@@ -22,7 +22,8 @@ def choose(
 
     Returns:
         (delivered, best): the fastest entry that meets all of `floor`, None when there is none;
-        and the fastest that meets what it says of quality, the best that can be written then.
+        and what is worth writing: the delivered one, else the fastest that meets what `floor`
+        says of quality, else the fastest. None when nothing runs.
     """
     wanted = conditions(floor)
     running = [c for c in candidates if c["error"] is None and c["speedup"]]
@@ -41,8 +42,8 @@ def choose(
 
     first = conditions(floor)[0].metric if wanted else "psnr"
     delivered = _fastest([c for c in running if meets(c, quality_only=False)], first)
-    best = _fastest([c for c in running if meets(c, quality_only=True)], first)
-    return delivered, best or _fastest(running, first)
+    good = _fastest([c for c in running if meets(c, quality_only=True)], first)
+    return delivered, delivered or good or _fastest(running, first)
 
 
 def _fastest(entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
