@@ -58,15 +58,11 @@ class Lab:
 
     def __enter__(self) -> Lab:
         torch.set_num_threads(self.threads)
-        self.progress("Running the original")
-        self.original.build(Path(self._folder.name), self.threads)
-        self._run(self.original)
-        if self.original.error is not None:
+        try:
+            self._run_original()
+        except BaseException:  # the block is never entered then, so nobody else would clean up
             self.__exit__(None, None, None)
-            raise LeanganError(self.original.error)
-        self.reference = self.original.outputs
-        self._flat_reference = self.original.flat_outputs
-        self._judge(self.original)
+            raise
         return self
 
     def __exit__(
@@ -107,6 +103,16 @@ class Lab:
             best = _best_plain_float([c for c in running if c.runtime == candidate.runtime])
             if best is not None and candidate is not best and not candidate.plain:
                 candidate.slower_than_float = (candidate.speedup or 0) < (best.speedup or 0)
+
+    def _run_original(self) -> None:
+        self.progress("Running the original")
+        self.original.build(Path(self._folder.name), self.threads)
+        self._run(self.original)
+        if self.original.error is not None:
+            raise LeanganError(self.original.error)
+        self.reference = self.original.outputs
+        self._flat_reference = self.original.flat_outputs
+        self._judge(self.original)
 
     def _run(self, candidate: Candidate) -> None:
         candidate.run(self.data.held_out, self._flat, self.generator.example())
