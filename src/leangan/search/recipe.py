@@ -70,6 +70,8 @@ def _checked(key: str, value: Any, path: Path) -> Any:
         return tuple(value)
     if key == "quantize" and not isinstance(value, bool):
         raise UsageError(f"{path}: 'quantize' must be true or false.")
-    if key in ("seed", "limit") and not isinstance(value, int | None):
-        raise UsageError(f"{path}: {key!r} must be a whole number.")
+    if key in ("seed", "limit"):
+        left_out = key == "limit" and value is None
+        if isinstance(value, bool) or not (left_out or isinstance(value, int)):
+            raise UsageError(f"{path}: {key!r} must be a whole number.")
     return value
