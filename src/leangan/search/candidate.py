@@ -16,7 +16,7 @@ from leangan.graph.cost import macs
 from leangan.measure.entry import Entry, Latency
 from leangan.measure.latency import Worker
 from leangan.measure.size import file_bytes, zipped_bytes
-from leangan.runtimes.base import Artifact
+from leangan.runtimes.base import Artifact, Runtime
 from leangan.runtimes.check import agree
 from leangan.tasks.base import Sample
 
@@ -56,7 +56,7 @@ class Candidate:
         try:
             if self.artifact is None:
                 runtime = runtimes.get(self.runtime)
-                self.artifact = runtime.build(self.generator, place, self.precision)
+                self.artifact = _build(runtime, self.generator, place, self.precision)
             self.worker = Worker(self.artifact, threads)
             agree(self.generator, self.artifact, self.worker)
         except LeanganError as error:
@@ -118,3 +118,12 @@ class Candidate:
             slower_than_float=self.slower_than_float,
             error=self.error,
         )
+
+
+def _build(runtime: Runtime, generator: Generator, folder: Path, precision: str) -> Artifact:
+    try:
+        return runtime.build(generator, folder, precision)
+    except LeanganError:
+        raise
+    except Exception as error:  # a library may refuse a network with any exception
+        raise LeanganError(f"{runtime.name} {precision} cannot be built: {error}") from error
