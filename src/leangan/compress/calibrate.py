@@ -15,13 +15,15 @@ from leangan.compress.ranges import RangeObserver, affine_u8, symmetric_scales
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers as cost_layers
-from leangan.graph.replay import Replay
+from leangan.graph.replay import Replay, first_tensor
 from leangan.graph.rewrite import layer_name, tensor_of
 
 _ERROR_INPUTS = 6
 """Inputs from which the mean error of each layer is taken."""
-PROBE_MACS = 2.5e12
-"""What finding the sensitivities may cost, in multiply-accumulates: about half a minute here."""
+_PROBES = 4
+"""Inputs on which the output's error is measured, layer by layer."""
+PROBE_MACS = 1.5e12
+"""What finding the sensitivities may cost, in multiply-accumulates: half a minute on two cores."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def calibrate(
     generator: Generator,
     data: Sequence[tuple[Tensor, ...]],
     *,
+    names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Run real inputs through the float generator and choose every layer's 8-bit numbers.
@@ -64,6 +67,7 @@ def calibrate(
     Args:
         generator: float.
         data: inputs as the generator takes them; 8 to 64 typical ones are enough.
+        names: of the inputs, for the error that one of them may cause.
         progress: called with (units done, units in all).
 
     Returns:
@@ -71,7 +75,8 @@ def calibrate(
 
     Raises:
         UsageError: no data.
-        LeanganError: there is no layer that could run in 8 bits.
+        LeanganError: there is no layer that could run in 8 bits, or the float generator puts out
+            NaN or Inf for an input, which is named.
     """
     if not data:
         raise UsageError("Calibration needs at least one input; the data is empty.")
@@ -85,11 +90,16 @@ def calibrate(
     with torch.no_grad():
         watch = _Watch(module, observers)
         for done, inputs in enumerate(data, 1):
-            watch.run(*inputs)
+            if not bool(torch.isfinite(first_tensor(watch.run(*inputs))).all()):
+                name = names[done - 1] if names else f"input {done}"
+                raise LeanganError(
+                    f"{generator.name}, still in float, puts out NaN or Inf for {name}; check "
+                    "that file and the weights."
+                )
             tick(done, total)
         options = {n: _options(generator, module, n, o) for n, o in observers.items()}
         errors = _MeanError(module, {node: choices[-1] for node, choices in options.items()})
-        for inputs in data[:: -(-len(data) // _ERROR_INPUTS)]:
+        for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
             errors.run(*inputs)
         for node, choices in options.items():
             # A layer without a bias is followed by a norm, which takes the mean off again.
@@ -176,7 +186,7 @@ def _least_noise(
     Where trying layer by layer would take too long, neighbours are tried together and share the
     noise evenly.
     """
-    probes = _probe_inputs(generator, data)
+    probes = _cut_inputs(generator, data, _PROBES)
     replays = [Replay(module, inputs) for inputs in probes]
     most = max(len(choices) for choices in options.values())
     macs = sum(layer.macs for layer in cost_layers(generator, probes[0]))
@@ -196,8 +206,8 @@ def _least_noise(
             yield replace(options[n][min(pick, len(options[n]) - 1)], noise=noise / len(group))
 
 
-def _probe_inputs(
-    generator: Generator, data: Sequence[tuple[Tensor, ...]], count: int = 4
+def _cut_inputs(
+    generator: Generator, data: Sequence[tuple[Tensor, ...]], count: int
 ) -> list[tuple[Tensor, ...]]:
     """A few inputs cut to at most half their typical size: noise is local, time is not."""
     ports = generator.signature.inputs

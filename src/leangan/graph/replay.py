@@ -26,7 +26,7 @@ class Replay:
             self._interpreter.run(*inputs)
         self._values = dict(self._interpreter.env)
         self._nodes = list(module.graph.nodes)
-        self.output = _first(self._values[self._nodes[-1]])
+        self.output = first_tensor(self._values[self._nodes[-1]])
 
     def changed(self, substitutes: Mapping[Node, Substitute]) -> Tensor:
         """The (first) output when each node in `substitutes` puts out what its function gives."""
@@ -41,7 +41,7 @@ class Replay:
                         fresh[node] = substitutes[node](node, args)
                     else:
                         fresh[node] = run.run_node(node)
-        return _first(fresh.get(self._nodes[-1], self._values[self._nodes[-1]]))
+        return first_tensor(fresh.get(self._nodes[-1], self._values[self._nodes[-1]]))
 
 
 class _Layers(dict[Node, object]):
@@ -58,7 +58,8 @@ class _Layers(dict[Node, object]):
         return node in self.fresh or node in self.recorded
 
 
-def _first(value: object) -> Tensor:
+def first_tensor(value: object) -> Tensor:
+    """The value itself, or the first of the tuple or list that a graph puts out."""
     while isinstance(value, tuple | list):
         value = value[0]
     assert isinstance(value, Tensor)

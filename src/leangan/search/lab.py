@@ -111,6 +111,12 @@ class Lab:
         if self.original.error is not None:
             raise LeanganError(self.original.error)
         self.reference = self.original.outputs
+        for sample, output in zip(self.data.held_out, self.reference, strict=True):
+            if not bool(torch.isfinite(output).all()):
+                raise LeanganError(
+                    f"{self.generator.name}, still in float, puts out NaN or Inf for "
+                    f"{sample.name}; check that file and the weights."
+                )
         self._flat_reference = self.original.flat_outputs
         self._judge(self.original)
 

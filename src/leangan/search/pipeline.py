@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from leangan import runtimes, sources, tasks
 from leangan.compress.calibrate import Calibration, calibrate
+from leangan.compress.placement import quantizable
 from leangan.compress.quantize_linear import quantize
-from leangan.errors import LeanganError, UsageError
+from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers, macs
 from leangan.graph.doors import DOOR_REWRITES
@@ -28,10 +28,10 @@ from leangan.search.plans import Plan, plans
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
-from leangan.tasks.calibration import check_calibration
+from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
 
-_SAMPLE_MACS = 1.2e12
+_SAMPLE_MACS = 0.8e12
 _FEWEST, _MOST = 12, 48
 _HELPS = 1.02
 """A rewrite that makes things less than 2% faster is noise, and is left out."""
@@ -107,7 +107,7 @@ def compress(
         limit=limit or _affordable(generator),
         seed=seed,
     )
-    check_calibration(generator, (*samples.calibration, *samples.held_out))
+    check_inputs(generator, (*samples.calibration, *samples.held_out))
     floor = keep or task.floor
     workers = threads or os.cpu_count() or 1
     with Lab(generator, task, samples, workers, say) as lab:
@@ -150,20 +150,11 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
     rewrites: tuple[str, ...] = ()
     if fastest is not None:
         rewritten, rewrites = _rewrites_that_pay(lab, fastest)
-    calibration: Calibration = {}
     where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
-    if where:
-        try:
-            calibration = calibrate(
-                rewritten,
-                _calibration_inputs(search),
-                progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
-            )
-        except UsageError:
-            raise
-        except LeanganError:
-            return {}, rewrites  # nothing in it can run in 8 bits, and float forms are enough
-    for name in where if calibration else ():
+    if not where or not quantizable(rewritten.module()):
+        return {}, rewrites  # float forms are enough
+    calibration = _calibrated(search, rewritten)
+    for name in where:
         precision = runtimes.get(name).precisions(quantized=True)[-1]
         found = _plans(search, rewritten, calibration)
         # Elsewhere than in OpenVINO 8 bits seldom pay on generators: one try shows it.
@@ -174,9 +165,14 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
     return calibration, rewrites
 
 
-def _calibration_inputs(search: _Search) -> list[tuple[Tensor, ...]]:
-    flat = flat_samples(search.generator)
-    return [sample.inputs for sample in (*search.data.calibration, *flat)]
+def _calibrated(search: _Search, generator: Generator) -> Calibration:
+    used = (*search.data.calibration, *flat_samples(search.generator))
+    return calibrate(
+        generator,
+        [sample.inputs for sample in used],
+        names=[sample.name for sample in used],
+        progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
+    )
 
 
 def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str, ...]]:
@@ -217,11 +213,7 @@ def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ..
         generator = DOOR_REWRITES[name](generator)
     calibration: Calibration = {}
     if recipe.quantize:
-        calibration = calibrate(
-            generator,
-            _calibration_inputs(search),
-            progress=lambda done, of: lab.progress("Calibrating 8 bits", done, of),
-        )
+        calibration = _calibrated(search, generator)
         generator = quantize(generator, calibration, keep_float=recipe.keep_float)
     lab.attempt(
         Candidate(

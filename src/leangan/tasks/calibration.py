@@ -15,23 +15,17 @@ SLACK = 1e-3
 """Share of the value range by which a value may be outside of it: rounding of a conversion."""
 
 
-def check_calibration(generator: Generator, samples: Sequence[Sample]) -> list[tuple[Tensor, ...]]:
-    """Run the float generator on all samples and stop at the first that is not sound.
-
-    A broken file would otherwise surface as a quantized model that is bad for no visible reason.
+def check_inputs(generator: Generator, samples: Sequence[Sample]) -> None:
+    """Refuse samples that the generator cannot take, before any time is spent on them.
 
     Args:
         generator: in float, as it was loaded.
-        samples: what it is to be calibrated on.
-
-    Returns:
-        The outputs of each sample, so that nobody needs to compute them again.
+        samples: what it is to be calibrated or judged on.
 
     Raises:
-        LeanganError: names the file, and the input or output: another number of inputs, a wrong
-            size, NaN or Inf, values outside of the signature's range.
+        LeanganError: names the file and the input: another number of inputs, a wrong size, NaN
+            or Inf, values outside of the signature's range.
     """
-    results = []
     for sample in samples:
         ports = generator.signature.inputs
         if len(sample.inputs) != len(ports):
@@ -42,15 +36,6 @@ def check_calibration(generator: Generator, samples: Sequence[Sample]) -> list[t
         for port, tensor in zip(ports, sample.inputs, strict=True):
             _check_shape(sample.name, port, tensor)
             _check_values(sample.name, port, tensor)
-        outputs = generator.outputs(*sample.inputs)
-        for port, tensor in zip(generator.signature.outputs, outputs, strict=True):
-            if not bool(torch.isfinite(tensor).all()):
-                raise LeanganError(
-                    f"{generator.name}, still in float, puts out NaN or Inf for {sample.name} "
-                    f"(output {port.name!r}); check that file and the weights."
-                )
-        results.append(outputs)
-    return results
 
 
 def _check_shape(name: str, port: Port, tensor: Tensor) -> None:

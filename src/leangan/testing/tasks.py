@@ -13,7 +13,7 @@ from leangan.generator import Generator
 from leangan.measure import perceptual
 from leangan.report.words import conditions
 from leangan.tasks.base import Sample, Score, Task
-from leangan.tasks.calibration import check_calibration
+from leangan.tasks.calibration import check_inputs
 from leangan.tasks.quality import LOWER_IS_BETTER
 
 
@@ -61,9 +61,10 @@ class TaskCase:
         """Shapes, ranges and values are those of the signature, and truth is like the output."""
         data = task.data(generator, source, limit=6)
         samples = (*data.calibration, *data.held_out)
-        outputs = check_calibration(generator, samples)
-        for sample, output in zip(samples, outputs, strict=True):
-            assert sample.truth is None or sample.truth.shape == output[0].shape
+        check_inputs(generator, samples)
+        for sample in samples:
+            output = generator.outputs(*sample.inputs)[0]
+            assert sample.truth is None or sample.truth.shape == output.shape
 
     def test_two_thirds_calibrate(
         self, task: Task, generator: Generator, source: Path | None
