@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from leangan.errors import LeanganError
 
@@ -70,7 +71,8 @@ def output_shapes(program: ExportedProgram) -> list[tuple[int | None, ...]]:
 
 
 def _sizes(node: torch.fx.Node) -> tuple[int | None, ...]:
-    return tuple(s if isinstance(s, int) else None for s in node.meta["val"].shape)
+    # A symbol that the export fixed on its way may still look like a symbol.
+    return tuple(int(s) if is_concrete_int(s) else None for s in node.meta["val"].shape)
 
 
 @contextmanager
