@@ -10,10 +10,10 @@ import torch
 from task_nets import Smooth, image_generator, latent_net, pair_net
 from torch import nn
 
-from leangan.compress.quantize_linear import quantize
 from leangan.errors import LeanganError, UnknownValue
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
+from leangan.techniques.quantize_linear import quantize
 
 
 def port(**changes):

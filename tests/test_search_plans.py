@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from leangan.compress.calibrate import Layer8
 from leangan.search.plans import Plan, plans, predicted
+from leangan.techniques.calibrate import Layer8
 
 
 def layer(name, noise):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from leangan.compress.calibrate import calibrate
-    from leangan.compress.quantize_linear import quantize
     from leangan.errors import LeanganError
     from leangan.generator import Generator, Port, Signature
     from leangan.search.compare import bench, evaluate
     from leangan.search.export import export
     from leangan.search.pipeline import compress
     from leangan.sources import load
+    from leangan.techniques.calibrate import calibrate
+    from leangan.techniques.quantize_linear import quantize
 
 __all__ = [
     "Generator",
@@ -42,8 +42,8 @@ _HOMES = {
     "Signature": "leangan.generator",
     "LeanganError": "leangan.errors",
     "load": "leangan.sources",
-    "calibrate": "leangan.compress.calibrate",
-    "quantize": "leangan.compress.quantize_linear",
+    "calibrate": "leangan.techniques.calibrate",
+    "quantize": "leangan.techniques.quantize_linear",
     "compress": "leangan.search.pipeline",
     "evaluate": "leangan.search.compare",
     "bench": "leangan.search.compare",

@@ -11,9 +11,6 @@ from typing import Any
 import torch
 
 from leangan import runtimes, sources, tasks
-from leangan.compress.calibrate import Calibration, calibrate
-from leangan.compress.placement import quantizable
-from leangan.compress.quantize_linear import quantize
 from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers, macs
@@ -30,6 +27,9 @@ from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
+from leangan.techniques.calibrate import Calibration, calibrate
+from leangan.techniques.placement import quantizable
+from leangan.techniques.quantize_linear import quantize
 
 _SAMPLE_MACS = 0.8e12
 _FEWEST, _MOST = 12, 48

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leangan.compress.calibrate import Calibration
+from leangan.techniques.calibrate import Calibration
 
 
 @dataclass(frozen=True)

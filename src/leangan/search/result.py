@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leangan.compress.calibrate import Calibration
 from leangan.files import atomic_folder
 from leangan.graph.cost import layers
 from leangan.measure import perceptual
@@ -25,6 +24,7 @@ from leangan.search.lab import Lab
 from leangan.search.recipe import Recipe
 from leangan.tasks.base import Task
 from leangan.tasks.preview import panels, to_data_uri
+from leangan.techniques.calibrate import Calibration
 
 _SHOWN = 4
 """Samples in the report."""

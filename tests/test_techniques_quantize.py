@@ -11,11 +11,11 @@ from torch import nn
 
 import leangan as lg
 from leangan.archive import open_archive, save
-from leangan.compress.calibrate import calibrate
-from leangan.compress.placement import quantizable, source_of
-from leangan.compress.quantize_linear import quantize
-from leangan.compress.ranges import RangeObserver, affine_u8, symmetric_scales
 from leangan.errors import LeanganError, UsageError
+from leangan.techniques.calibrate import calibrate
+from leangan.techniques.placement import quantizable, source_of
+from leangan.techniques.quantize_linear import quantize
+from leangan.techniques.ranges import RangeObserver, affine_u8, symmetric_scales
 
 aten = torch.ops.aten
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from leangan.compress.placement import TRANSPOSED, WEIGHTED, groups_of, quantizable, source_of
-from leangan.compress.ranges import RangeObserver, affine_u8, symmetric_scales
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers as cost_layers
 from leangan.graph.replay import Replay, first_tensor
 from leangan.graph.rewrite import layer_name, tensor_of
+from leangan.techniques.placement import TRANSPOSED, WEIGHTED, groups_of, quantizable, source_of
+from leangan.techniques.ranges import RangeObserver, affine_u8, symmetric_scales
 
 _ERROR_INPUTS = 6
 """Inputs from which the mean error of each layer is taken."""

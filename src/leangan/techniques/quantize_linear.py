@@ -23,11 +23,11 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
-from leangan.compress.calibrate import Calibration, Layer8, along_channels, calibrate
-from leangan.compress.placement import WEIGHTED, quantizable, source_of
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
 from leangan.graph.rewrite import new_tensor_node, recapture, tensor_of, tidy
+from leangan.techniques.calibrate import Calibration, Layer8, along_channels, calibrate
+from leangan.techniques.placement import WEIGHTED, quantizable, source_of
 
 _q = torch.ops.quantized_decomposed
 
