@@ -175,10 +175,3 @@ def test_flat_colours_are_looked_at_where_they_say_something(monkeypatch):
         assert lab.faster(candidate, Candidate("not running", "openvino", "fp32", net)) == 0
     assert candidate.quality["flat_shift"]["n"] == 5
     assert candidate.quality["flat_shift"]["mean"] < 0.01
-
-
-def test_without_a_task_nothing_is_judged(net):
-    with Lab(net, None, Data((), ()), 1, quiet, original(net)) as lab:
-        assert lab.attempt(openvino("same", net)).error is None
-        assert lab.candidates[0].quality == {}
-        assert lab.candidates[0].peak_memory > 0

@@ -1,0 +1,262 @@
+"""The main job from end to end, on a network small enough to do it in seconds."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from task_nets import Smooth, image_generator, pair_net
+from torch import nn
+
+import leangan as lg
+from leangan.errors import LeanganError, UsageError
+from leangan.measure.image import psnr
+from leangan.measure.latency import Timing, paired
+from leangan.report.json_report import SCHEMA_FILE
+from leangan.search import lab, result
+from leangan.search.compare import open_model
+from leangan.search.recipe import read as read_recipe
+from leangan.tasks.images import from_port, read_image, to_port
+
+compress = functools.partial(lg.compress, threads=1, limit=6)
+
+
+def prefer_8_bits(workers, **_):
+    """Times as they are on large networks: what is delivered must not hang on a tiny one's."""
+    ms = [1.0 if w.artifact.precision.startswith("int8") else 10.0 for w in workers]
+    return [Timing(((t, t), (t, t)), 2 * t, True) for t in ms]
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "paired", prefer_8_bits)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def net():
+    return image_generator(Smooth(), size=32)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[0:48, 0:56] / 56
+    for i in range(6):
+        picture = np.stack([x, y, (x * y + i / 6) % 1], 2)
+        Image.fromarray((255 * picture).astype("uint8")).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(patch, net, photos, tmp_path_factory):
+    """OpenVINO, with a floor that 8 bits reach."""
+    out = tmp_path_factory.mktemp("searched") / "out"
+    told = []
+    report = compress(
+        net, photos, out, keep="psnr>=30", on=["openvino"], command="leangan compress ...",
+        progress=lambda message, done=None, total=None: told.append(message),
+    )  # fmt: skip
+    return report, out, told
+
+
+@pytest.fixture(scope="module")
+def repeated(patch, net, photos, searched, tmp_path_factory):
+    """The recipe of that, with a floor that nothing reaches."""
+    out = tmp_path_factory.mktemp("repeated") / "out"
+    recipe = searched[1] / "recipe.yaml"
+    return compress(net, photos, out, keep="psnr>=200", recipe=recipe, on=["torch"]), out
+
+
+class Unquantizable(nn.Module):
+    """No weight of a layer in it is stored."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor([0.5, 0.75, 1.0]).reshape(3, 1, 1))
+
+    def forward(self, x):
+        return torch.sigmoid(nn.functional.avg_pool2d(x * self.gain, 3, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(net, photos, tmp_path_factory):
+    """ONNX Runtime and PyTorch, really timed."""
+    out = tmp_path_factory.mktemp("elsewhere") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "paired", functools.partial(paired, rounds=2))
+        # More than low precisions reach, so that what is delivered is known beforehand.
+        return compress(net, photos, out, keep="psnr>=80", on=["onnxruntime", "torch"]), out
+
+
+@pytest.fixture(scope="module")
+def plain(patch, photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain") / "out"
+    generator = image_generator(Unquantizable(), size=32)
+    return compress(generator, photos, out, on=["onnxruntime"]), out
+
+
+def written(folder):
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+REPORTS = {"report.json", "report.html", "card.md", "recipe.yaml", "generator.pt2"}
+
+
+@pytest.mark.parametrize("name", ["searched", "repeated", "elsewhere", "plain"])
+def test_report_json_keeps_its_schema_and_the_files_exist(name, request):
+    report, out, *_ = request.getfixturevalue(name)
+    facts = json.loads((out / "report.json").read_text())
+    jsonschema.validate(facts, json.loads(SCHEMA_FILE.read_text()))
+    assert facts == report.to_json()
+    assert set(written(out)) >= REPORTS
+    kept = [c["file"] for c in facts["candidates"] if c["file"]]
+    assert len(kept) == 1
+    assert (out / kept[0]).is_file()
+    assert not [c["error"] for c in facts["candidates"] if c["error"]]
+    names = [c["name"] for c in facts["candidates"]]
+    assert len(set(names)) == len(names)
+
+
+def test_what_is_delivered_is_the_fastest_that_keeps_the_floor(searched):
+    report, _, _ = searched
+    delivered = report.delivered
+    assert delivered["precision"].startswith("int8")
+    assert delivered in report.facts["candidates"]
+    assert delivered["quality"]["psnr"]["mean"] >= 30
+    assert delivered["quality"]["psnr"]["n"] == 2
+    assert delivered["speedup"] == 10
+    assert report.facts["original"]["speedup"] == 1
+    assert report.facts["original"]["size_bytes"] > delivered["size_bytes"]
+    assert report.facts["floor"] == "psnr>=30"
+    assert report.facts["task"] == "translation"
+    assert "Smooth" in str(report)
+
+
+def test_float_forms_are_tried_too(searched):
+    assert "openvino fp32" in [c["name"] for c in searched[0].facts["candidates"]]
+
+
+def test_progress_is_told(searched):
+    told = searched[2]
+    assert told[0] == "Loading the model"
+    assert "Calibrating 8 bits" in told
+
+
+def test_generator_pt2_is_what_is_delivered(searched, net):
+    """Its graph rounds as the deployed file does, and says how it came to be."""
+    report, out, _ = searched
+    small = lg.load(out / "generator.pt2")
+    assert "quantize_linear" in [s.name for s in small.history]
+    assert small.params == net.params
+    (x,) = net.example(seed=5)
+    floor = report.delivered["quality"]["psnr"]["worst"]
+    assert psnr(net(x), small(x)) > floor - 6
+
+
+def test_the_result_opens_in_a_fresh_process(searched, net, photos, tmp_path):
+    """With `leangan run`, at sizes that were never measured."""
+    _, out, _ = searched
+    code = "import sys; from leangan.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+    words = ["run", str(out), str(photos / "0.png"), "-o", str(tmp_path / "made")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    picture = read_image(photos / "0.png").rgb
+    made = read_image(tmp_path / "made" / "0.png").rgb
+    assert made.shape == picture.shape
+    port = net.signature.inputs[0]
+    expected = from_port(net(to_port(picture, port)), net.signature.outputs[0])[0]
+    assert psnr(expected[None], made[None]) > 30
+
+
+def test_a_result_is_evaluated_against_its_original(searched, net, photos):
+    report, out, _ = searched
+    found = lg.evaluate(net, out, photos, threads=1, limit=6)
+    assert set(found) == {"a", "b", "quality"}
+    assert found["quality"] == found["b"]["quality"] == report.delivered["quality"]
+    assert (found["a"]["runtime"], found["b"]["runtime"]) == ("torch", "openvino")
+    assert (found["a"]["speedup"], found["b"]["speedup"]) == (1, 10)
+    assert found["b"]["size_bytes"] == report.delivered["size_bytes"]
+    named = open_model(out / report.delivered["file"])
+    assert named.artifact == open_model(out).artifact
+
+
+def test_a_recipe_gives_the_same_bytes(searched, repeated):
+    (first,), (again,) = (sorted(out.glob("model/*.bin")) for out in (searched[1], repeated[1]))
+    assert first.read_bytes() == again.read_bytes()
+    assert read_recipe(searched[1] / "recipe.yaml") == read_recipe(repeated[1] / "recipe.yaml")
+    assert len(repeated[0].facts["candidates"]) == 1
+
+
+def test_nothing_reaches_the_floor_and_the_best_is_written(repeated):
+    report, out = repeated
+    assert report.delivered is None
+    assert json.loads((out / "report.json").read_text())["delivered"] is None
+    assert set(written(out)) >= REPORTS | {"model/generator.xml", "model/generator.bin"}
+
+
+def test_onnx_runtime_delivers_an_onnx_file(elsewhere, net):
+    import onnxruntime
+
+    report, out = elsewhere
+    assert {c["runtime"] for c in report.facts["candidates"]} <= {"onnxruntime", "torch"}
+    tried = [c for c in report.facts["candidates"] if c["runtime"] == "onnxruntime"]
+    assert {c["precision"] for c in tried} >= {"fp32", "int8"}
+    assert all(c["latency_ms"]["p50"] > 0 for c in report.facts["candidates"])
+    assert report.delivered["name"] == "onnxruntime fp32"
+    session = onnxruntime.InferenceSession(str(out / report.delivered["file"]))
+    (x,) = net.example({"H": 40, "W": 24})
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert psnr(net(x), torch.from_numpy(y)) > 80
+
+
+def test_without_a_layer_for_8_bits_a_float_form_is_delivered(plain):
+    report, out = plain
+    assert report.delivered["precision"] == "fp32"
+    assert report.delivered["quality"]["psnr"]["mean"] > 80
+    recipe = read_recipe(out / "recipe.yaml")
+    assert (recipe.quantize, recipe.keep_float) == (False, ())
+
+
+def test_a_failing_run_leaves_an_existing_result_alone(patch, photos, plain, monkeypatch):
+    _, out = plain
+    before = {name: (out / name).read_bytes() for name in written(out)}
+
+    def fail(*_):
+        raise LeanganError("the pen broke")
+
+    monkeypatch.setattr(result, "write_html", fail)
+    with pytest.raises(LeanganError, match="pen broke"):
+        compress(image_generator(Unquantizable(), size=32), photos, out, on=["onnxruntime"])
+    assert {name: (out / name).read_bytes() for name in written(out)} == before
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("keep", ["psnr=40", "psnr>=much", "best"])
+def test_a_malformed_floor_is_refused_before_any_work(net, photos, tmp_path, keep):
+    told = []
+    with pytest.raises(UsageError, match="quality floor"):
+        compress(net, photos, tmp_path / "out", keep=keep, progress=lambda *a: told.append(a))
+    assert told == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_used_is_refused_and_nothing_written(net, photos, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="tensorrt"):
+        compress(net, photos, out, on=["tensorrt"])
+    with pytest.raises(LeanganError, match="nowhere"):
+        compress(net, tmp_path / "nowhere", out)
+    with pytest.raises(UsageError, match="cannot be read as a recipe"):
+        compress(net, photos, out, recipe=tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match="--task"):
+        compress(pair_net(), None, out)
+    assert not out.exists()
