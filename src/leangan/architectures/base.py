@@ -127,8 +127,8 @@ def image_port(
 def super_resolution_ports(
     in_channels: int, out_channels: int, scale: int, bounds: tuple[float, float]
 ) -> Ports:
-    """The ports of every upscaler: 128x128 in, `scale` times that out, one value range."""
-    side = 128
+    """The ports of every upscaler: 80x80 in, `scale` times that out, one value range."""
+    side = 80
     return (
         (image_port("low", in_channels, (side, side), bounds),),
         (image_port("high", out_channels, (scale * side, scale * side), bounds),),

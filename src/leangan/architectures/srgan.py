@@ -118,7 +118,7 @@ def recognise(state: State) -> dict[str, Any] | None:
 
 
 def ports(*, in_channels: int = 3, out_channels: int = 3, scale: int = 4, **_: Any) -> Ports:
-    """Images in [0, 1]; what is measured is 128x128 in."""
+    """Images in [0, 1]; what is measured is 80x80 in."""
     return super_resolution_ports(in_channels, out_channels, scale, (0.0, 1.0))
 
 
