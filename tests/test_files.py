@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import types
 
 import pytest
 
@@ -64,6 +66,29 @@ def test_a_failed_folder_is_not_there(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path):
     with pytest.raises(LeanganError, match="No room left"), atomic(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_in_a_temporary_folder_is_named_by_the_folder_that_people_know(tmp_path):
+    with (
+        pytest.raises(LeanganError, match="while writing .*/out\\. "),
+        atomic_folder(tmp_path / "out") as folder,
+        atomic(folder / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("writing", [atomic, atomic_folder])
+def test_a_full_disk_is_noticed_behind_the_words_of_a_library(tmp_path, monkeypatch, writing):
+    def write(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=free))
+        with writing(tmp_path / "a"):
+            raise RuntimeError("iostream error")
+
+    with pytest.raises(LeanganError, match="No room left"):
+        write(free=100)
+    with pytest.raises(RuntimeError, match="iostream error"):
+        write(free=10**9)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path):

@@ -8,6 +8,7 @@ PyTorch sees it.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -115,8 +116,11 @@ def save(generator: Generator, path: Path | str) -> Path:
     # Both would need a reader that unpickles or evaluates.
     program.example_inputs = None
     program._guards_code = []
+    # PyTorch's own file writer ends the whole process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     with atomic(path) as temporary:
-        torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
+        temporary.write_bytes(buffer.getbuffer())
     return path
 
 
