@@ -13,11 +13,14 @@ from leangan.graph.capture import capture
 from leangan.graph.doors import (
     DOOR_REWRITES,
     conv1d_as_2d,
+    latent_as_linear,
     sink_shuffle,
+    transposed_as_phases,
     transposed_as_shuffle,
     upsample_as_shuffle,
 )
 from leangan.graph.fuse import normalize
+from leangan.graph.phases import replace_phases
 from leangan.graph.transposed import replace_transposed
 
 aten = torch.ops.aten
@@ -67,14 +70,51 @@ def test_any_transposed_convolution(kernel, stride, padding, output_padding, siz
     assume(set(stride) != {1})
     assume(all(o < s for o, s in zip(output_padding, stride, strict=True)))
     assume(all(p < k for p, k in zip(padding, kernel, strict=True)))
+    module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
+    assert replace_transposed(module) == 1
+    module.recompile()
+    assert "conv_transpose" not in module.code
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+    taps = module.get_parameter("weight").shape
+    least = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+    assert list(taps[2:]) == least
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    stride=pair,
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    output_padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    more=st.tuples(st.integers(-3, 2), st.integers(-3, 2)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    bias=st.booleans(),
+)
+def test_any_transposed_convolution_in_phases(stride, padding, output_padding, more, size, bias):
+    assume(set(stride) != {1})
+    assume(all(o < s for o, s in zip(output_padding, stride, strict=True)))
+    # What makes the output a multiple of the stride: s * (size + m).
+    kernel = tuple(
+        s * (1 + m) + 2 * p - o
+        for s, p, o, m in zip(stride, padding, output_padding, more, strict=True)
+    )
+    assume(min(kernel) > 0)
+    module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
+    assert replace_phases(module) == 1
+    module.recompile()
+    assert "conv_transpose" not in module.code
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def transposed(kernel, stride, padding, output_padding, size, bias):
+    """A graph of one transposed convolution, an input, and its output for that."""
     torch.manual_seed(0)
-    conv = nn.ConvTranspose2d(2, 3, kernel, stride, padding, output_padding, bias=bias)
-    x = torch.randn(2, 2, *size)
     out = [
         (n - 1) * s - 2 * p + k + o
         for n, s, p, k, o in zip(size, stride, padding, kernel, output_padding, strict=True)
     ]
     assume(min(out) > 0)
+    conv = nn.ConvTranspose2d(2, 3, kernel, stride, padding, output_padding, bias=bias)
+    x = torch.randn(2, 2, *size)
     graph = Graph()
     node = graph.placeholder("x")
     weight, offset = graph.get_attr("weight"), graph.get_attr("bias") if bias else None
@@ -83,14 +123,7 @@ def test_any_transposed_convolution(kernel, stride, padding, output_padding, siz
     node.meta["val"] = conv(x).to("meta")
     graph.output(node)
     module = GraphModule(conv, graph)
-    expected = module(x)
-    assert replace_transposed(module) == 1
-    module.recompile()
-    assert "conv_transpose" not in module.code
-    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
-    taps = module.get_parameter("weight").shape
-    least = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
-    assert list(taps[2:]) == least
+    return module, x, module(x)
 
 
 def test_more_padding_than_kernel_is_left_alone():
@@ -110,6 +143,7 @@ def test_more_padding_than_kernel_is_left_alone():
 def test_other_convolutions_are_left_alone(layer):
     before = make(layer, 2, 4, 9, 11)
     assert transposed_as_shuffle(before) is before
+    assert transposed_as_phases(before) is before
 
 
 def test_a_stack_of_transposed_convolutions():
@@ -137,6 +171,87 @@ def test_a_stack_of_transposed_convolutions():
     assert names == {"0", "2", "3"}
     same(before, after, 3, SIZES)
     assert transposed_as_shuffle(after) is after
+
+
+def test_a_stack_in_phases():
+    before = make(
+        nn.Sequential(
+            nn.ConvTranspose2d(3, 4, 4, 2, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1, bias=False),
+            nn.ConvTranspose2d(4, 4, 4, 4),
+            nn.ConvTranspose2d(4, 2, (1, 4), (1, 2), (0, 1)),
+            nn.ConvTranspose2d(2, 2, 3, 2),  # 2 * size + 1
+        ),
+        *(2, 3, 9, 11),
+    )
+    after = transposed_as_phases(before)
+    assert after.history[-1].settings == {"transposed convolutions": 4}
+    found = ops(after)
+    # All 16 phases of kernel 4, stride 4 read the same pixel; the last layer's are not of one size.
+    assert found.count("conv2d") == 4 + 4 + 1 + 2
+    assert found.count("conv_transpose2d") == 1
+    assert "slice" not in found
+    weights = {k: tuple(v.shape) for k, v in after.program.state_dict.items() if "weight" in k}
+    assert weights == {
+        **{f"0.phase_{a}_{b}.weight": (4, 3, 2, 2) for a in (0, 1) for b in (0, 1)},
+        # 9 taps in all, as many as the kernel has.
+        **{f"2.phase_{a}_{b}.weight": (4, 4, a + 1, b + 1) for a in (0, 1) for b in (0, 1)},
+        "3.phase_0_0.weight": (64, 4, 1, 1),
+        **{f"4.phase_0_{b}.weight": (2, 4, 1, 2) for b in (0, 1)},
+        "5.weight": (2, 2, 3, 3),
+    }
+    same(before, after, 3, SIZES)
+    assert transposed_as_phases(after) is after
+
+
+class Latent(nn.Module):
+    def __init__(self, **more) -> None:
+        super().__init__()
+        self.first = nn.ConvTranspose2d(5, 4, (4, 3), **more)
+        self.up = nn.ConvTranspose2d(4, 2, 4, 2, 1)
+
+    def forward(self, x):
+        return self.up(torch.relu(self.first(x)))
+
+
+def latent_generator(size: tuple[int | None, int | None], **more) -> Generator:
+    free = [0, *(axis for axis, s in zip((2, 3), size, strict=True) if s is None)]
+    typical = (3, 5, *(s or 7 + axis for axis, s in enumerate(size)))
+    program = capture(Latent(**more).eval(), (torch.randn(typical),), [free])
+    port = Port("z", "latent", "NCHW", (None, 5, *size), typical)
+    return Generator(program, Signature((port,), ()))
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"padding": 1}, {"stride": 2, "bias": False}, {"stride": 2, "padding": (0, 1)}]
+)
+def test_a_latent_becomes_a_linear_layer(more):
+    before = latent_generator((1, 1), **more)
+    after = latent_as_linear(before)
+    assert "linear" in ops(after)
+    assert ops(after).count("conv_transpose2d") == 1
+    assert after.program.state_dict.keys() == before.program.state_dict.keys()
+    same(before, after, 5, [(1, 1, 1), (2, 1, 1), (5, 1, 1)])
+    assert latent_as_linear(after) is after
+    same(before, transposed_as_phases(after), 5, [(1, 1, 1), (5, 1, 1)])
+
+
+@pytest.mark.parametrize("size", [(1, 2), (None, 1), (None, None)])
+def test_a_latent_that_is_a_map_stays_a_map(size):
+    before = latent_generator(size)
+    assert latent_as_linear(before) is before
+
+
+def test_grouped_latents_and_output_padding_are_left_alone():
+    net = nn.ConvTranspose2d(4, 4, 4, 2, output_padding=1)
+    program = capture(net, (torch.randn(3, 4, 1, 1),), [[0]])
+    port = Port("z", "latent", "NCHW", (None, 4, 1, 1), (3, 4, 1, 1))
+    before = Generator(program, Signature((port,), ()))
+    assert latent_as_linear(before) is before
+    program = capture(nn.ConvTranspose2d(4, 4, 4, groups=2), (torch.randn(3, 4, 1, 1),), [[0]])
+    before = Generator(program, Signature((port,), ()))
+    assert latent_as_linear(before) is before
 
 
 class Upsampled(nn.Module):
@@ -280,6 +395,8 @@ def test_nothing_to_do_returns_the_same_object():
     assert all(door(before) is before for door in DOOR_REWRITES.values())
     assert list(DOOR_REWRITES) == [
         "conv1d-as-2d",
+        "latent-as-linear",
+        "transposed-as-phases",
         "transposed-as-shuffle",
         "upsample-as-shuffle",
         "sink-shuffle",

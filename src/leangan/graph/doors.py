@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from leangan.generator import Generator
 from leangan.graph.conv1d import conv1d_as_2d
+from leangan.graph.phases import latent_as_linear, transposed_as_phases
 from leangan.graph.shuffle import sink_shuffle
 from leangan.graph.transposed import transposed_as_shuffle, upsample_as_shuffle
 
 DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
     "conv1d-as-2d": conv1d_as_2d,
+    "latent-as-linear": latent_as_linear,
+    "transposed-as-phases": transposed_as_phases,
     "transposed-as-shuffle": transposed_as_shuffle,
     "upsample-as-shuffle": upsample_as_shuffle,
     "sink-shuffle": sink_shuffle,
