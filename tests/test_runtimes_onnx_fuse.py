@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leangan.generator import Generator, Port, Signature
-from leangan.graph.capture import capture
+from leangan.graph.capture import capture, output_shapes
 from leangan.graph.phases import transposed_as_phases
 from leangan.runtimes.onnx_file import to_onnx
 
@@ -33,18 +33,8 @@ def model_of(module, *shape, free=(0, 2, 3)):
     sizes = tuple(None if axis in free else size for axis, size in enumerate(shape))
     port = Port("x", None, "NCHW", sizes, shape)
     program = capture(module.eval(), [torch.randn(shape)], [free])
-    outputs = [n for n in program.graph_signature.user_outputs]
-    shapes = [n.meta["val"].shape for n in program.graph.nodes if n.name in outputs]
-    ports = tuple(
-        Port(
-            f"y{i}",
-            None,
-            "NCHWTS"[: len(s)],
-            (None,) * len(s),
-            tuple(int(v) for v in (2,) * len(s)),
-        )
-        for i, s in enumerate(shapes)
-    )
+    axes = [len(shape) for shape in output_shapes(program)]
+    ports = tuple(Port(f"y{n}", None, "NCHWTS"[:n], (None,) * n, (2,) * n) for n in axes)
     return Generator(program, Signature((port,), ports))
 
 
