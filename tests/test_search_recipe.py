@@ -38,6 +38,7 @@ BASE = "schema: 1\nruntime: openvino\nprecision: bf16\n"
         (BASE + "quantize: 1\n", "'quantize' must be true or false"),
         (BASE + "keep_float: head\n", "'keep_float' must be a list of names"),
         (BASE + "rewrites: [1]\n", "'rewrites' must be a list of names"),
+        (BASE + "rewrites: [sink]\n", "no rewrite 'sink'; there are .*sink-shuffle"),
         (BASE + "seed: one\n", "'seed' must be a whole number"),
         (BASE + "seed: null\n", "'seed' must be a whole number"),
         (BASE + "seed: true\n", "'seed' must be a whole number"),

@@ -14,7 +14,7 @@ from leangan import runtimes, sources, tasks
 from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers, macs
-from leangan.graph.doors import DOOR_REWRITES
+from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES
 from leangan.report.words import conditions
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
@@ -111,6 +111,8 @@ def compress(
     floor = keep or task.floor
     workers = threads or os.cpu_count() or 1
     with Lab(generator, task, samples, workers, say) as lab:
+        if keep:
+            _check_metrics(keep, lab.original)
         search = _Search(lab, generator, task, samples, floor)
         if followed:
             calibration, rewrites = _follow(search, followed)
@@ -127,6 +129,16 @@ def compress(
             recipe=lambda c: _recipe_of(c, rewrites, seed, limit),
             command=command,
         )
+
+
+def _check_metrics(keep: str, original: Candidate) -> None:
+    """A metric that nobody measures could never be reached: say so before searching."""
+    known = [*original.quality, "speedup", "smaller"]
+    for condition in conditions(keep):
+        if condition.metric not in known:
+            raise UsageError(
+                f"{condition.metric!r} is not measured here; --keep may name {', '.join(known)}."
+            )
 
 
 def _affordable(generator: Generator) -> int:
@@ -177,18 +189,24 @@ def _calibrated(search: _Search, generator: Generator) -> Calibration:
 
 def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str, ...]]:
     """Exact rewrites, each kept only if the runtime is measurably faster with it."""
-    best, kept = plain, list[str]()
+    best, kept = plain, tuple[str, ...]()
+    bases = {}
     for name, rewrite in DOOR_REWRITES.items():
         lab.progress(f"Rewriting: {name}")
-        made = rewrite(best.generator)
-        if made is best.generator:
-            continue
-        title = f"{plain.runtime} {plain.precision} + {', '.join([*kept, name])}"
-        candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
-        if lab.faster(candidate, best) >= _HELPS:
-            best = candidate
-            kept.append(name)
-    return best.generator, tuple(kept)
+        bases[name] = best, kept
+        tried = [bases[name]]
+        if ALTERNATIVES.get(name) in kept:
+            tried.append(bases[ALTERNATIVES[name]])
+        for base, before in tried:
+            made = rewrite(base.generator)
+            if made is base.generator:
+                continue
+            names = (*before, name)
+            title = f"{plain.runtime} {plain.precision} + {', '.join(names)}"
+            candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
+            if lab.faster(candidate, best) >= _HELPS:
+                best, kept = candidate, names
+    return best.generator, kept
 
 
 def _plans(search: _Search, rewritten: Generator, calibration: Calibration) -> list[Plan]:
@@ -208,8 +226,6 @@ def _plans(search: _Search, rewritten: Generator, calibration: Calibration) -> l
 def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ...]]:
     generator, lab = search.generator, search.lab
     for name in recipe.rewrites:
-        if name not in DOOR_REWRITES:
-            raise UsageError(f"There is no rewrite {name!r}; there are {', '.join(DOOR_REWRITES)}.")
         generator = DOOR_REWRITES[name](generator)
     calibration: Calibration = {}
     if recipe.quantize:

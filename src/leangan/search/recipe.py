@@ -10,6 +10,7 @@ import yaml
 
 from leangan.errors import UsageError
 from leangan.files import atomic
+from leangan.graph.doors import DOOR_REWRITES
 
 SCHEMA = 1
 
@@ -67,6 +68,10 @@ def _checked(key: str, value: Any, path: Path) -> Any:
     if key in ("rewrites", "keep_float"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise UsageError(f"{path}: {key!r} must be a list of names.")
+        unknown = [v for v in value if key == "rewrites" and v not in DOOR_REWRITES]
+        if unknown:
+            names = ", ".join(DOOR_REWRITES)
+            raise UsageError(f"{path}: there is no rewrite {unknown[0]!r}; there are {names}.")
         return tuple(value)
     if key == "quantize" and not isinstance(value, bool):
         raise UsageError(f"{path}: 'quantize' must be true or false.")
