@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
-import jsonschema
 import pytest
 from task_nets import Smooth, image_generator, latent_net
 
 import leangan as lg
 from leangan.errors import LeanganError, UsageError
-from leangan.measure.latency import paired
-from leangan.report.json_report import SCHEMA_FILE
-from leangan.search import lab
 from leangan.search.compare import open_model, runtime_names
 
 
 @pytest.fixture(scope="module")
 def net():
     return image_generator(Smooth(), size=24)
-
-
-def test_bench_times_every_precision_beside_pytorch(net, monkeypatch):
-    monkeypatch.setattr(lab, "paired", functools.partial(paired, rounds=2))
-    found = lg.bench(net, ["openvino"], threads=1)
-    assert set(found) == {"model", "environment", "entries"}
-    assert found["model"] == "Smooth"
-    assert found["environment"]["threads"] == 1
-    original, *others = found["entries"]
-    assert (original["runtime"], original["precision"]) == ("torch", "fp32")
-    assert original["speedup"] == 1
-    assert "openvino fp32" in [e["name"] for e in others]
-    schema = json.loads(SCHEMA_FILE.read_text())
-    entry = {**schema["$defs"]["entry"], "$defs": schema["$defs"]}
-    for line in found["entries"]:
-        jsonschema.validate(line, entry)
-        assert line["error"] is None
-        assert line["latency_ms"]["p90"] >= line["latency_ms"]["p50"] > 0
-        assert line["quality"] == {}
 
 
 def test_models_of_different_inputs_are_not_compared(net, tmp_path):
