@@ -20,3 +20,7 @@ DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
 }
 """By the name of the step in the history, in the order in which they feed each other. Each
 returns its argument itself when it finds nothing to do."""
+
+ALTERNATIVES = {"transposed-as-shuffle": "transposed-as-phases"}
+"""Rewrites of the same operators: one leaves nothing to the other, so that the later must also be
+tried on what the earlier started from."""

@@ -1,0 +1,68 @@
+"""Of rewrites that exclude each other the faster one is kept, whatever their order."""
+
+import pytest
+import torch
+from torch import nn
+
+from leangan.generator import Generator, Port, Signature
+from leangan.graph.capture import capture
+from leangan.search.candidate import Candidate
+from leangan.search.pipeline import _rewrites_that_pay
+
+PHASES, SHUFFLE = "transposed-as-phases", "transposed-as-shuffle"
+
+
+class Lab:
+    """Tells what it was told: milliseconds by the rewrites in a candidate's history."""
+
+    def __init__(self, times):
+        self.times, self.tried = times, []
+
+    def progress(self, message, done=None, total=None):
+        pass
+
+    def attempt(self, candidate):
+        self.tried.append(self.rewrites(candidate))
+        return candidate
+
+    def faster(self, new, old):
+        return self.times[self.rewrites(old)] / self.times[self.rewrites(new)]
+
+    def rewrites(self, candidate):
+        return tuple(step.name for step in candidate.generator.history)
+
+
+def plain(*layers):
+    program = capture(nn.Sequential(*layers).eval(), [torch.randn(2, 3, 9, 11)], [[0, 2, 3]])
+    port = Port("x", None, "NCHW", (None, 3, None, None), (2, 3, 9, 11))
+    generator = Generator(program, Signature((port,), ()))
+    return Candidate("plain", "openvino", "fp32", generator, plain=True)
+
+
+@pytest.mark.parametrize(
+    ("phases", "shuffle", "kept"),
+    [
+        (5.0, 6.0, (PHASES,)),
+        (6.0, 5.0, (SHUFFLE,)),
+        (11.0, 6.0, (SHUFFLE,)),
+        (5.0, 4.95, (PHASES,)),  # less than 2% is noise
+        (11.0, 10.0, ()),
+    ],
+)
+def test_the_faster_alternative_is_kept(phases, shuffle, kept):
+    lab = Lab({(): 10.0, (PHASES,): phases, (SHUFFLE,): shuffle})
+    start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1))
+    generator, names = _rewrites_that_pay(lab, start)
+    assert names == kept
+    assert tuple(step.name for step in generator.history) == kept
+    assert lab.tried == [(PHASES,), (SHUFFLE,)]
+
+
+def test_what_the_first_alternative_leaves_goes_to_the_second():
+    both = (PHASES, SHUFFLE)
+    lab = Lab({(): 10.0, (PHASES,): 8.0, both: 6.0, (SHUFFLE,): 7.0})
+    # The output of kernel 3, stride 2 is no multiple of 2.
+    start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1), nn.ConvTranspose2d(2, 2, 3, 2))
+    _, names = _rewrites_that_pay(lab, start)
+    assert names == both
+    assert lab.tried == [(PHASES,), both, (SHUFFLE,)]
