@@ -40,7 +40,7 @@ class Entry:
     file: str | None = None
     """The main file, relative to the report, when it was kept."""
     slower_than_float: bool = False
-    """Slower than the original's fastest plain float form."""
+    """Slower than the original's fastest plain float form in the same runtime."""
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:

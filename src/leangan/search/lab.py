@@ -75,6 +75,18 @@ class Lab:
             candidate.close()
         self._folder.cleanup()
 
+    @property
+    def power(self) -> float:
+        """What noise is compared with.
+
+        The output's squared range for pictures, as in PSNR; its mean square for anything else, as
+        in a signal-to-noise ratio.
+        """
+        port = self.generator.signature.outputs[0]
+        if port.kind == "image" and port.range is not None:
+            return (port.range[1] - port.range[0]) ** 2
+        return float(torch.stack([r.square().mean() for r in self.reference]).mean())
+
     def attempt(self, candidate: Candidate) -> Candidate:
         """Build, prove and judge one; it is kept, also when it failed."""
         self.progress(f"Trying {candidate.name}")

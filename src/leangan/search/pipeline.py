@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from leangan import runtimes, sources, tasks
 from leangan.errors import UsageError
 from leangan.generator import Generator
@@ -210,17 +208,12 @@ def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str
 
 
 def _plans(search: _Search, rewritten: Generator, calibration: Calibration) -> list[Plan]:
-    port = search.generator.signature.outputs[0]
     decibels = [c for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
-    if port.range is not None and not any(c.metric == "snr" for c in decibels):
-        power = (port.range[1] - port.range[0]) ** 2
-    else:
-        power = float(torch.stack([r.square().mean() for r in search.lab.reference]).mean())
     target = max((c.value for c in decibels), default=_DEFAULT_TARGET_DB)
     costs: dict[str, int] = {}
     for layer in layers(rewritten):
         costs[layer.name] = costs.get(layer.name, 0) + layer.macs
-    return plans(calibration, costs, power, [target + m for m in _MARGINS_DB])
+    return plans(calibration, costs, search.lab.power, [target + m for m in _MARGINS_DB])
 
 
 def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ...]]:

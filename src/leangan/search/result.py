@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leangan import zoo
 from leangan.files import atomic_folder
 from leangan.graph.cost import layers
 from leangan.measure import perceptual
@@ -28,6 +29,13 @@ from leangan.techniques.calibrate import Calibration
 
 _SHOWN = 4
 """Samples in the report."""
+_RANGES = {
+    "minmax": "its input's whole range, outliers included",
+    "between": "its input clipped a little, outliers within reason",
+    "mse": "its input clipped where that costs the least",
+    "signature": "the known range of the generator's input",
+}
+"""How a layer's 8-bit range was chosen, for people."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,20 @@ def _extras(
         "recipe": recipe.read_text("utf-8") if recipe.exists() else None,
         "signature": lab.generator.signature.to_json(),
         "data": names,
+        **_provenance(lab),
+    }
+
+
+def _provenance(lab: Lab) -> dict[str, str]:
+    """Where the weights come from and what they may be used for; the zoo knows it of its own."""
+    history = lab.generator.history
+    name = history[0].settings.get("zoo") if history else None
+    if name not in zoo.names():
+        return {}
+    entry = zoo.entry(name)
+    return {
+        "origin": f"{entry.origin}, from {entry.package} {entry.version}",
+        "licence": entry.licence,
     }
 
 
@@ -157,12 +179,11 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
     quantized = steps.get("quantize_linear")
     kept = set(quantized["keep_float"]) if quantized else set(calibration)
     float_precision = "bf16" if "bf16" in written.precision else "fp32"
-    power = _power(lab)
     rows = []
     for layer in layers(written.generator):
         name = layer.name if layer.name in calibration else _owner(layer.name, calibration)
         found = calibration.get(name)
-        noise_db = 10 * math.log10(power / found.noise) if found and found.noise else None
+        noise_db = 10 * math.log10(lab.power / found.noise) if found and found.noise else None
         if quantized is None:
             precision, why = written.precision, "the whole network was fastest this way"
         elif found is None:
@@ -170,7 +191,7 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
         elif name in kept:
             precision, why = float_precision, "costs more quality in 8 bits than it saves time"
         else:
-            precision, why = "int8", f"input range by {found.range_by}"
+            precision, why = "int8", _RANGES[found.range_by]
         rows.append(
             {
                 "name": name,
@@ -188,10 +209,3 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
 def _owner(name: str, calibration: Calibration) -> str:
     """A quantized layer's weight is called `conv.weight_int8`; the layer is still `conv`."""
     return next((n for n in calibration if name.startswith(f"{n}.")), name)
-
-
-def _power(lab: Lab) -> float:
-    port = lab.generator.signature.outputs[0]
-    if port.range is not None:
-        return (port.range[1] - port.range[0]) ** 2
-    return max(float(r.square().mean()) for r in lab.reference)
