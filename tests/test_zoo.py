@@ -178,5 +178,17 @@ def test_entries_are_complete() -> None:
         assert found.version in found.file
         assert found.members
         assert found.licence
-    with pytest.raises(UsageError, match="it has cyclegan-vintage"):
+    with pytest.raises(UsageError, match=r"did you mean cyclegan-vintage\?"):
         zoo.entry("cyclegan")
+
+
+def test_a_file_damaged_in_the_cache_says_what_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEANGAN_CACHE", str(tmp_path))
+    found = zoo.entry("dcgan-faces")
+    kept = tmp_path / "zoo" / f"{found.name}-{found.version}"
+    kept.mkdir(parents=True)
+    (kept / "weights.tar").write_bytes(b"PK half of it")
+    with pytest.raises(LeanganError, match=r"Delete .*dcgan-faces-1\.1\.1 to fetch it again"):
+        zoo.load("dcgan-faces")

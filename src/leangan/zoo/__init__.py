@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leangan.errors import UsageError
+from leangan.errors import LeanganError, UsageError
 from leangan.zoo.entries import ENTRIES, Entry
 from leangan.zoo.fetch import fetch
 
@@ -27,6 +28,9 @@ def entry(name: str) -> Entry:
     for candidate in ENTRIES:
         if candidate.name == name:
             return candidate
+    near = difflib.get_close_matches(name, names(), n=2) or [n for n in names() if name in n]
+    if name and near:
+        raise UsageError(f"The zoo has no {name!r}; did you mean {' or '.join(near)}?")
     raise UsageError(f"The zoo has no {name!r}; it has {', '.join(names())}.")
 
 
@@ -64,4 +68,9 @@ def load(name: str) -> Generator:
     from leangan.zoo.read import read
 
     found = entry(name)
-    return read(found, fetch(found))
+    paths = fetch(found)
+    try:
+        return read(found, paths)
+    except LeanganError as error:
+        # It was verified when it came: what does not open now was damaged here.
+        raise LeanganError(f"{error} Delete {paths[0].parent} to fetch it again.") from error
