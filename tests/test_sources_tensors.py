@@ -2,6 +2,8 @@
 
 import argparse
 import pickle
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -129,3 +131,15 @@ def test_the_oldest_format_needs_trust(tmp_path):
             archive.add(tmp_path / name, name)
     with pytest.raises(UnsafeFile, match="oldest format"):
         read_tensors(path)
+
+
+def test_a_trusted_pickle_finds_its_class_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text("import torch\n\nclass Net(torch.nn.ReLU):\n    pass\n")
+    save = "import torch, my_nets; torch.save(my_nets.Net(), 'net.pth')"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True)
+    with pytest.raises(LeanganError, match="cannot be imported here"):
+        read_tensors(tmp_path / "net.pth", trust=True)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert type(read_tensors(tmp_path / "net.pth", trust=True)).__name__ == "Net"
+    assert sys.path == before

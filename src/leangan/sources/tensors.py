@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +74,7 @@ def _read_torch(path: Path, trust: bool) -> Any:
             "network's state_dict() with torch.save instead."
         )
     try:
-        with quiet():
+        with quiet(), _classes_found_from_here(trust):
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except (ImportError, AttributeError) as error:
         # Only unpickling with trust imports anything.
@@ -97,6 +100,19 @@ def _read_torch(path: Path, trust: bool) -> Any:
         raise LeanganError(f"{path} is damaged or cut short.") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise LeanganError(f"{path} is damaged or cut short ({type(error).__name__}).") from error
+
+
+@contextmanager
+def _classes_found_from_here(trust: bool) -> Iterator[None]:
+    """Let a trusted pickle import from the working folder, as `python` itself would."""
+    here = str(Path.cwd())
+    if trust:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if trust:
+            sys.path.remove(here)
 
 
 def _is_tar(path: Path) -> bool:
