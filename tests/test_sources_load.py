@@ -106,7 +106,7 @@ def test_a_foreign_exported_program(tmp_path: Path) -> None:
     program.example_inputs = None
     program._guards_code = []
     torch.export.save(program, tmp_path / "without.pt2")
-    with pytest.raises(UsageError, match="--example"):
+    with pytest.raises(UsageError, match="--size"):
         load(tmp_path / "without.pt2")
     again = load(tmp_path / "without.pt2", example_inputs=[1, 3, 8, 9])
     torch.testing.assert_close(again(x), module(x))

@@ -145,6 +145,8 @@ def _checked(source: Any) -> Any:
         files = [p.name for p in sorted(path.iterdir()) if p.suffix in _CHECKPOINTS]
         inside = f", for example {path / files[0]}" if files else ""
         raise UsageError(f"{path} is a folder; name the model file in it{inside}.")
+    if path.suffix == ".py":
+        raise UsageError(f"{path} is Python code: name the class in it, as in {path}:Generator.")
     if path.suffix.lower() in _NOT_YET:
         raise LeanganError(
             f"{path} is a {_NOT_YET[path.suffix.lower()]} model, which this version does not read "
@@ -166,7 +168,8 @@ def _no_such(path: Path) -> str:
         return f"There is no file {path}; write zoo:{path} for the network of that name."
     near: list[str] = []
     if path.parent.is_dir():
-        names = [p.name for p in path.parent.iterdir()]
-        near = difflib.get_close_matches(path.name, names, 3, 0.6)
+        # By stem: all files with the same ending resemble each other.
+        by_stem = {p.stem: p.name for p in path.parent.iterdir()}
+        near = [by_stem[n] for n in difflib.get_close_matches(path.stem, by_stem, 3, 0.6)]
     hint = f"; near it lie {', '.join(near)}" if near else ""
     return f"There is no file {path}{hint}."

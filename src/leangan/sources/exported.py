@@ -92,7 +92,7 @@ def _examples(program: ExportedProgram, path: Path) -> Sequence[Tensor]:
         if len(fixed) != len(shape):
             raise UsageError(
                 f"{path} takes inputs of free size {shape}: say a usual shape, for example "
-                "--example 1,3,256,256 (example_inputs=)."
+                "--size 1x3x256x256 (example_inputs=)."
             )
         made.append(torch.randn(fixed, generator=torch.Generator().manual_seed(0)))
     return made

@@ -152,7 +152,7 @@ def _wanted_inputs(
     if examples is None:
         raise UsageError(
             f"{type(module).__name__} needs example inputs: say the shape of each, "
-            "for example --example 1,3,256,256, or example_inputs= in Python."
+            "for example --size 1x3x256x256, or example_inputs= in Python."
         )
     made: list[Port] = []
     sizes: dict[str, int] = {}
