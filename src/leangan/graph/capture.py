@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ def capture(
     if training and not isinstance(module, torch.fx.GraphModule):
         module.eval()
     try:
-        with torch.no_grad(), quiet():
+        # What cannot be exported is printed as a graph to stderr as well as raised.
+        with torch.no_grad(), quiet(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
             program = program.run_decompositions({})
     except Exception as error:
