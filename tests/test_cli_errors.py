@@ -9,7 +9,7 @@ import types
 import pytest
 
 from leangan.cli.main import main
-from leangan.errors import BackendMissing, QualityNotReached
+from leangan.errors import BackendMissing, QualityNotReached, UsageError
 
 
 def leangan(*arguments, cwd):
@@ -57,6 +57,63 @@ def test_an_unknown_zoo_name_names_those_that_there_are(folder):
     done = leangan("inspect", "zoo:cyclegan-vintge", cwd=folder)
     assert done.returncode == 2
     assert "cyclegan-vintage" in sentence(done)
+
+
+def test_a_zoo_name_that_resembles_nothing_lists_them_all(folder):
+    from leangan import zoo
+
+    with pytest.raises(UsageError, match=r"it has .*dcgan-faces"):
+        zoo.entry("biggan")
+    with pytest.raises(UsageError, match=r"did you mean dcgan-faces\?"):
+        zoo.entry("dcgan")
+
+
+def test_python_code_without_its_class(folder, capfd):
+    (folder / "net.py").write_text("")
+    assert main(["inspect", str(folder / "net.py")]) == 2
+    assert "net.py:Generator" in capfd.readouterr().err
+
+
+def test_missing_files_are_compared_by_their_stems(folder, capfd):
+    (folder / "netG.pth").write_text("x")
+    assert main(["inspect", str(folder / "xyz.pth")]) == 2
+    assert "near it" not in capfd.readouterr().err
+    assert main(["inspect", str(folder / "netg.pth")]) == 2
+    assert "near it lie netG.pth" in capfd.readouterr().err
+
+
+def test_a_class_without_shapes_is_told_the_option_that_there_is(folder, capfd):
+    (folder / "net.py").write_text("import torch\n\nclass Net(torch.nn.ReLU):\n    pass\n")
+    assert main(["inspect", f"{folder / 'net.py'}:Net"]) == 2
+    assert "--size 1x3x256x256" in capfd.readouterr().err
+
+
+def test_what_cannot_be_exported_prints_no_graph(folder, capfd):
+    (folder / "net.py").write_text(
+        "import torch\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x + 1 if x.sum() > 0 else x\n"
+    )
+    assert main(["-q", "inspect", f"{folder / 'net.py'}:Net", "--size", "2x3"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot be turned into a graph" in line
+
+
+@pytest.mark.parametrize("command", ["compress", "export", "run"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(folder, command, capfd):
+    (folder / "file").write_text("mine")
+    more = ["--to", "torch"] if command == "export" else []
+    for out in ("file", "file/inside"):
+        assert main([command, "zoo:no-such", *more, "-o", str(folder / out)]) == 2
+        assert "is a file; -o needs a folder." in capfd.readouterr().err
+    assert (folder / "file").read_text() == "mine"
+
+
+def test_an_output_folder_without_permission_is_refused(folder, monkeypatch, capfd):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(["compress", "zoo:no-such", "-o", str(folder / "out")]) == 2
+    assert "Nothing may be written in" in capfd.readouterr().err
 
 
 def test_an_empty_data_folder(folder):

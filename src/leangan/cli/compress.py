@@ -135,8 +135,7 @@ def _conclusion(facts: dict[str, Any], out: Path) -> list[Any]:
 
 def _check_out(out: Path, force: bool) -> None:
     """Refuse to mix a result into a folder that holds something else."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; -o needs a folder.")
+    options.check_folder(out)
     if force or not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / "report.json").is_file():

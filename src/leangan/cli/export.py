@@ -50,6 +50,7 @@ def command(
     names = options.runtime_names(to)
     if names is None or len(names) != 1:
         raise UsageError(f"--to takes one runtime, not {to!r}.")
+    options.check_folder(out)
     loading = options.Loading.read(
         ranges=range_,
         kinds=kind,

@@ -148,6 +148,8 @@ def _words(error: Exception) -> str:
             "No room left on the disk; nothing was left half-written. "
             "Free some space or choose another folder with -o."
         )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, MemoryError):
         return "Not enough memory; try smaller inputs or a smaller --limit."
     first = next(iter(str(error).strip().splitlines()), "")

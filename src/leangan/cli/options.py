@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,19 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
     if not wanted:
         raise UsageError(f"--on {on!r} names no runtime; choose from {', '.join(known)}.")
     return wanted
+
+
+def check_folder(out: Path) -> None:
+    """Refuse at once what could not be written into after minutes of work.
+
+    Raises:
+        UsageError: `out` is a file, or lies where nothing may be written.
+    """
+    existing = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{out if out.exists() else existing} is a file; -o needs a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"Nothing may be written in {existing}; choose another folder with -o.")
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -73,6 +73,7 @@ def command(
     single = out.suffix.lower() in _PICTURES
     if single and out.suffix.lower() != ".png":
         raise UsageError(f"Pictures are written as .png, without loss; not as {out.name!r}.")
+    options.check_folder(out.parent if single else out)
     with answer(json_) as say:
         from leangan.cli.artifacts import open_for_running
 
