@@ -11,9 +11,11 @@ from leangan.cli.output import answer
 from leangan.cli.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
-    from leangan.generator import Generator
+    from leangan.generator import Generator, Port
 
 EPILOG = """\b
 Examples:
@@ -83,7 +85,7 @@ def describe(generator: Generator) -> dict[str, Any]:
         "params": generator.params,
         "bytes": generator.bytes,
         "macs": macs,
-        "receptive_field": halo,
+        "receptive_field": halo if _free(generator.signature.inputs) else None,
         "history": [dataclasses.asdict(step) for step in generator.history],
         "hazards": hazards(generator, halo),
         "gains": {
@@ -105,8 +107,7 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
     """
     found = []
     inputs, outputs = generator.signature.inputs, generator.signature.outputs
-    spatial = any(letter in _SPATIAL for port in inputs for letter in port.layout)
-    if halo is None and spatial:
+    if halo is None and _free(inputs):
         found.append(
             "The output depends on the whole input at once (a norm over it, or alike): large "
             "inputs cannot be run in tiles."
@@ -117,6 +118,8 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
         elif port.kind == "image" and port.range is None:
             found.append(f"The range of {port.name!r} is not known: say --range {port.name}=-1,1.")
     for port in inputs:
+        if port.kind in ("latent", "noise"):
+            continue  # a latent has no size that somebody could wish otherwise
         fixed = [
             f"{letter}={size}"
             for letter, size in zip(port.layout, port.shape, strict=True)
@@ -129,6 +132,15 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
     if generator.task is None:
         found.append("What it is for is not known: say it with --task.")
     return found
+
+
+def _free(ports: Sequence[Port]) -> bool:
+    """Whether some input comes in sizes of its own: how far an output looks matters then only."""
+    return any(
+        size is None and letter in _SPATIAL
+        for port in ports
+        for letter, size in zip(port.layout, port.shape, strict=True)
+    )
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
@@ -144,8 +156,13 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if field is not None:
         lines.append(f"An output depends on {field} positions to each side of it.")
     for step in facts["history"]:
-        done = plain(step["settings"])
+        settings = {k: v for k, v in step["settings"].items() if v not in ((), [], {})}
+        notes = settings.pop("notes", [])
+        if notes:
+            settings.pop("arguments", None)  # the notes say them in words
+        done = plain(settings)
         lines.append(f"history {step['name']}{': ' if done else ''}{done}")
+        lines += [f"note    {note}" for note in notes]
     lines += [f"hazard  {hazard}" for hazard in facts["hazards"]]
     gains = facts["gains"]
     lines.append(f"gain    {share(gains['quantizable_share'])} of the MACs can run in 8 bits")
@@ -157,7 +174,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 def _port(port: dict[str, Any]) -> str:
     multiple = port["multiple"] or [1] * len(port["shape"])
     sizes = [
-        f"{letter} {'any' if size is None else size}{f' (x{m})' if size is None and m > 1 else ''}"
+        f"{letter} {size or ('any' if m == 1 else f'any multiple of {m}')}"
         for letter, size, m in zip(port["layout"], port["shape"], multiple, strict=True)
     ]
     bounds = port["range"]
