@@ -188,7 +188,7 @@ def remark(entry: Mapping[str, Any], delivered: str | None, floor: str | None) -
     said = []
     if delivered is not None and entry["name"] == delivered:
         said.append("delivered")
-    if entry["quality"] and not above_floor(entry, floor):
+    if entry["name"] != "original" and entry["quality"] and not above_floor(entry, floor):
         said.append("below the floor")
     if entry["slower_than_float"]:
         said.append("slower than float")
