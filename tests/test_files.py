@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
 
 def test_a_file_in_a_temporary_folder_is_named_by_the_folder_that_people_know(tmp_path):
     with (
-        pytest.raises(LeanganError, match="while writing .*/out\\. "),
+        pytest.raises(LeanganError, match=r"while writing .*/out\. "),
         atomic_folder(tmp_path / "out") as folder,
         atomic(folder / "a"),
     ):
