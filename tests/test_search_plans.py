@@ -11,8 +11,8 @@ from leangan.search.plans import Plan, plans, predicted
 from leangan.techniques.calibrate import Layer8
 
 
-def layer(name, noise):
-    return Layer8(name, 0.1, 0, torch.ones(1), torch.zeros(1), "mse", noise)
+def layer(name, noise, source=None):
+    return Layer8(name, source or name, 0.1, 0, torch.ones(1), torch.zeros(1), "mse", noise)
 
 
 def calibration(**noise):
@@ -95,3 +95,13 @@ def test_a_plan_is_named_for_people():
     assert Plan((), 40.0).name == ""
     assert Plan(("a",), 40.0).name == ", 1 layer float"
     assert Plan(("a", "b"), 40.0).name == ", 2 layers float"
+
+
+def test_layers_that_read_the_same_values_go_together():
+    found = {
+        "a": layer("a", 0.004, "x"),
+        "b": layer("b", 0.00001, "x"),
+        "c": layer("c", 0.00001, "y"),
+    }
+    careful = plans(found, dict.fromkeys("abc", 1), 1.0, [30], most_float=0.7)[-1]
+    assert careful.keep_float == ("a", "b")

@@ -191,6 +191,29 @@ def test_same_data_same_numbers(translator, data, calibration):
         assert torch.equal(again[name].weight_scales, layer.weight_scales)
 
 
+def test_layers_that_read_the_same_values_share_one_quantizer():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 2), nn.Conv2d(3, 4, 2)
+
+        def forward(self, x):
+            y = torch.relu(x - 0.5)
+            pad = nn.functional.pad
+            return self.a(pad(y, (1, 0, 1, 0))) + 9 * self.b(pad(y, (0, 1, 0, 1)))
+
+    generator = load(Fork(), (1, 3, 12, 12))
+    data = [generator.example(seed=s) for s in range(3)]
+    first, second = calibrate(generator, data).values()
+    assert (first.input_scale, first.input_zero_point) == (
+        second.input_scale,
+        second.input_zero_point,
+    )
+    nodes = quantize(generator, data).module().graph.nodes
+    quantizers = [n for n in nodes if "quantized_decomposed.quantize" in str(n.target)]
+    assert len(quantizers) == 1
+
+
 def test_unknown_layers_are_named(translator, calibration):
     with pytest.raises(UsageError, match=r"'nose'.*head\.1"):
         quantize(translator, calibration, keep_float=["nose"])

@@ -37,7 +37,8 @@ def plans(
 
     The noise of layers is taken to add up, which holds well for rounding (within a decibel on the
     networks tried). Layers are given back to float by the noise that they make per
-    multiply-accumulate: what is noisy and cheap goes first.
+    multiply-accumulate: what is noisy and cheap goes first. Layers that read the same values go
+    together.
 
     Args:
         calibration: of the layers.
@@ -51,17 +52,22 @@ def plans(
         Different plans only.
     """
     total = max(1, sum(macs.get(n, 0) for n in calibration))
+    groups: dict[str, list[str]] = {}
+    for name, layer in calibration.items():
+        groups.setdefault(layer.source, []).append(name)
     by_price = sorted(
-        calibration, key=lambda n: calibration[n].noise / max(1, macs.get(n, 0)), reverse=True
+        groups.values(),
+        key=lambda g: sum(calibration[n].noise for n in g) / max(1, sum(macs.get(n, 0) for n in g)),
+        reverse=True,
     )
     found: list[Plan] = []
     for target in (-math.inf, *sorted(targets_db)):
         kept: list[str] = []
-        for name in by_price:
+        for group in by_price:
             if predicted(calibration, kept, power) >= target:
                 break
-            if sum(macs.get(n, 0) for n in (*kept, name)) <= most_float * total:
-                kept.append(name)
+            if sum(macs.get(n, 0) for n in (*kept, *group)) <= most_float * total:
+                kept += group
         order = tuple(n for n in calibration if n in kept)
         if all(p.keep_float != order for p in found) and len(order) < len(calibration):
             found.append(Plan(order, predicted(calibration, kept, power)))

@@ -31,6 +31,8 @@ class Layer8:
     """How one layer is to be computed in 8 bits, and what that costs."""
 
     name: str
+    source: str
+    """Where its input was computed; layers with the same one share its range."""
     input_scale: float
     input_zero_point: int
     weight_scales: Tensor
@@ -86,7 +88,10 @@ def calibrate(
         raise LeanganError(f"{generator.name} has no layer that could run in 8 bits.")
     total = len(data) + len(layers)
     tick = progress or (lambda done, of: None)
-    observers = {node: RangeObserver() for node in layers.values()}
+    sources = {node: source_of(node)[0] for node in layers.values()}
+    # Layers that read the same values (the phases of a transposed convolution) share one range:
+    # several would mean several quantizers on one tensor, and no integer kernel for all of them.
+    observers = {source: RangeObserver() for source in sources.values()}
     with torch.no_grad():
         watch = _Watch(module, observers)
         for done, inputs in enumerate(data, 1):
@@ -97,7 +102,10 @@ def calibrate(
                     "that file and the weights."
                 )
             tick(done, total)
-        options = {n: _options(generator, module, n, o) for n, o in observers.items()}
+        options = {
+            n: _options(generator, module, n, source, observers[source])
+            for n, source in sources.items()
+        }
         errors = _MeanError(module, {node: choices[-1] for node, choices in options.items()})
         for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
             errors.run(*inputs)
@@ -145,7 +153,7 @@ def _channel_shape(node: Node, result: Tensor) -> list[int]:
 
 
 def _options(
-    generator: Generator, module: GraphModule, node: Node, seen: RangeObserver
+    generator: Generator, module: GraphModule, node: Node, source: Node, seen: RangeObserver
 ) -> list[Layer8]:
     """The ranges worth trying, the widest first, the tightest last.
 
@@ -159,9 +167,8 @@ def _options(
 
     def option(by: str, low: float, high: float) -> Layer8:
         scale, zero = affine_u8(low, high)
-        return Layer8(layer_name(node), scale, zero, scales, torch.zeros(1), by, 0.0)
+        return Layer8(layer_name(node), source.name, scale, zero, scales, torch.zeros(1), by, 0.0)
 
-    source, _ = source_of(node)
     ports = [n for n in module.graph.nodes if n.op == "placeholder"]
     if source in ports:
         known = generator.signature.inputs[ports.index(source)].range
@@ -193,9 +200,7 @@ def _least_noise(
     # From a layer onwards is half of the network on average.
     cost = macs / 2 * len(probes) * len(options) * most
     size = math.ceil(cost / PROBE_MACS)
-    nodes = list(options)
-    for start in range(0, len(nodes), size):
-        group = nodes[start : start + size]
+    for group in _groups(options, size):
         tried: list[tuple[float, int]] = []
         for pick in range(max(len(options[n]) for n in group)):
             trial = {n: rounded(options[n][min(pick, len(options[n]) - 1)]) for n in group}
@@ -204,6 +209,20 @@ def _least_noise(
         noise, pick = min(tried)
         for n in group:
             yield replace(options[n][min(pick, len(options[n]) - 1)], noise=noise / len(group))
+
+
+def _groups(options: Mapping[Node, Sequence[Layer8]], size: int) -> list[list[Node]]:
+    """Neighbours in groups of at least `size`, those that share a source always together."""
+    by_source: dict[str, list[Node]] = {}
+    for node, choices in options.items():
+        by_source.setdefault(choices[0].source, []).append(node)
+    groups: list[list[Node]] = []
+    for nodes in by_source.values():
+        if groups and len(groups[-1]) < size:
+            groups[-1] += nodes
+        else:
+            groups.append(list(nodes))
+    return groups
 
 
 def _cut_inputs(
@@ -227,17 +246,18 @@ def _cut_inputs(
 
 
 class _Watch(Interpreter):
-    """Runs the float graph and shows each layer's input to its observer."""
+    """Runs the float graph and shows the values that layers read to their observers."""
 
     def __init__(self, module: GraphModule, observers: Mapping[Node, RangeObserver]) -> None:
         super().__init__(module)
         self.observers = observers
 
     def run_node(self, n: Node) -> object:
+        value = super().run_node(n)
         if n in self.observers:
-            x = self.env[n.args[0]]  # type: ignore[index]
-            self.observers[n].see(x)
-        return super().run_node(n)
+            assert isinstance(value, Tensor)
+            self.observers[n].see(value)
+        return value
 
 
 class _MeanError(Interpreter):
