@@ -8,6 +8,7 @@ from typing import Any
 from leangan.report.words import conditions
 from leangan.tasks.quality import LOWER_IS_BETTER
 
+_NOT_QUALITY = ("speedup", "smaller")
 _TIE = 0.95
 """A candidate this close to the fastest counts as equally fast, and the better one is taken."""
 
@@ -23,7 +24,7 @@ def choose(
     Returns:
         (delivered, best): the fastest entry that meets all of `floor`, None when there is none;
         and what is worth writing: the delivered one, else the fastest that meets what `floor`
-        says of quality, else the fastest. None when nothing runs.
+        says of quality, else the one of the best quality. None when nothing runs.
     """
     wanted = conditions(floor)
     running = [c for c in candidates if c["error"] is None and c["speedup"]]
@@ -37,23 +38,26 @@ def choose(
         return all(
             c.holds(facts)
             for c in wanted
-            if not (quality_only and c.metric in ("speedup", "smaller"))
+            if not (quality_only and c.metric in _NOT_QUALITY)
         )
 
-    first = conditions(floor)[0].metric if wanted else "psnr"
+    first = next((c.metric for c in wanted if c.metric not in _NOT_QUALITY), "psnr")
     delivered = _fastest([c for c in running if meets(c, quality_only=False)], first)
     good = _fastest([c for c in running if meets(c, quality_only=True)], first)
-    return delivered, delivered or good or _fastest(running, first)
+    closest = max(running, key=lambda e: _quality(e, first), default=None)
+    return delivered, delivered or good or closest
 
 
 def _fastest(entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
     if not entries:
         return None
     top = max(e["speedup"] for e in entries)
+    ties = [e for e in entries if e["speedup"] >= _TIE * top]
+    return max(ties, key=lambda e: _quality(e, metric))
 
-    def quality(entry: dict[str, Any]) -> float:
-        mean = entry["quality"].get(metric, {}).get("mean")
-        value = float("inf") if mean is None else float(mean)
-        return -value if metric in LOWER_IS_BETTER else value
 
-    return max((e for e in entries if e["speedup"] >= _TIE * top), key=quality)
+def _quality(entry: dict[str, Any], metric: str) -> float:
+    """Larger is better; a metric that was not measured, or is infinite, counts as perfect."""
+    mean = entry["quality"].get(metric, {}).get("mean")
+    value = float("inf") if mean is None else float(mean)
+    return -value if metric in LOWER_IS_BETTER else value

@@ -29,6 +29,8 @@ from leangan.techniques.calibrate import Calibration
 
 _SHOWN = 4
 """Samples in the report."""
+_RESTLESS = 1.5
+"""A 90th percentile this many times the median says that something else was running."""
 _RANGES = {
     "minmax": "its input's whole range, outliers included",
     "between": "its input clipped a little, outliers within reason",
@@ -110,6 +112,16 @@ def _notes(lab: Lab) -> list[str]:
     offline = perceptual.missing()
     if offline:
         notes.append(offline)
+    restless = [
+        c.name
+        for c in (lab.original, *lab.candidates)
+        if c.latency is not None and c.latency.p90 > _RESTLESS * c.latency.p50
+    ]
+    if restless:
+        notes.append(
+            f"The machine was busy with other work: the calls of {', '.join(restless)} took very "
+            "different times. Measure again when it is quiet before you believe the speed-ups."
+        )
     for candidate in lab.candidates:
         if candidate.slower_than_float:
             notes.append(f"{candidate.name} is slower than float in the same runtime.")
