@@ -36,9 +36,7 @@ def choose(
             "smaller": {"mean": original["size_bytes"] / max(1, entry["size_bytes"])},
         }
         return all(
-            c.holds(facts)
-            for c in wanted
-            if not (quality_only and c.metric in _NOT_QUALITY)
+            c.holds(facts) for c in wanted if not (quality_only and c.metric in _NOT_QUALITY)
         )
 
     first = next((c.metric for c in wanted if c.metric not in _NOT_QUALITY), "psnr")

@@ -33,7 +33,7 @@ _SAMPLE_MACS = 0.8e12
 _FEWEST, _MOST = 12, 48
 _HELPS = 1.02
 """A rewrite that makes things less than 2% faster is noise, and is left out."""
-_MARGINS_DB = (2.0, 6.0)
+_MARGINS_DB = (0.7, 5.0)
 """Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
 _DEFAULT_TARGET_DB = 40.0
 
@@ -165,14 +165,27 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
         return {}, rewrites  # float forms are enough
     calibration = _calibrated(search, rewritten)
     for name in where:
-        precision = runtimes.get(name).precisions(quantized=True)[-1]
-        found = _plans(search, rewritten, calibration)
-        # Elsewhere than in OpenVINO 8 bits seldom pay on generators: one try shows it.
-        for plan in found if name == "openvino" else found[-1:]:
-            lab.progress(f"Quantizing for {name}{plan.name}")
-            made = quantize(rewritten, calibration, keep_float=plan.keep_float)
-            lab.attempt(Candidate(f"{name} {precision}{plan.name}", name, precision, made))
+        bold, *careful = _plans(search, rewritten, calibration)
+        if name != "openvino":
+            # Elsewhere 8 bits seldom pay on generators: one careful try shows it.
+            _attempt_8_bits(lab, rewritten, calibration, name, careful[-1] if careful else bold)
+            continue
+        first = _attempt_8_bits(lab, rewritten, calibration, name, bold)
+        # What the first one shows of the predictions corrects those of the others.
+        seen = first.quality.get("psnr" if "psnr" in first.quality else "snr")
+        too_high = max(0.0, bold.predicted_db - seen["mean"]) if seen else 0.0
+        for plan in _plans(search, rewritten, calibration, too_high)[1:]:
+            _attempt_8_bits(lab, rewritten, calibration, name, plan)
     return calibration, rewrites
+
+
+def _attempt_8_bits(
+    lab: Lab, generator: Generator, calibration: Calibration, runtime: str, plan: Plan
+) -> Candidate:
+    precision = runtimes.get(runtime).precisions(quantized=True)[-1]
+    lab.progress(f"Quantizing for {runtime}{plan.name}")
+    made = quantize(generator, calibration, keep_float=plan.keep_float)
+    return lab.attempt(Candidate(f"{runtime} {precision}{plan.name}", runtime, precision, made))
 
 
 def _calibrated(search: _Search, generator: Generator) -> Calibration:
@@ -207,13 +220,23 @@ def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str
     return best.generator, kept
 
 
-def _plans(search: _Search, rewritten: Generator, calibration: Calibration) -> list[Plan]:
+def _plans(
+    search: _Search, rewritten: Generator, calibration: Calibration, too_high: float = 0.0
+) -> list[Plan]:
+    """All layers in 8 bits first, then plans above the floor.
+
+    Args:
+        search: what is asked for.
+        rewritten: the float generator that is to be quantized.
+        calibration: of its layers.
+        too_high: decibels that predictions were seen to be too high by.
+    """
     decibels = [c for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
     target = max((c.value for c in decibels), default=_DEFAULT_TARGET_DB)
     costs: dict[str, int] = {}
     for layer in layers(rewritten):
         costs[layer.name] = costs.get(layer.name, 0) + layer.macs
-    return plans(calibration, costs, search.lab.power, [target + m for m in _MARGINS_DB])
+    return plans(calibration, costs, search.lab.power, [target + too_high + m for m in _MARGINS_DB])
 
 
 def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ...]]:
