@@ -74,7 +74,8 @@ def test_a_metric_that_was_not_measured_is_not_met():
 
 def test_nothing_reaches_the_quality():
     candidates = [made("slow", 2, psnr=60), made("fast", 4, psnr=41)]
-    assert names(candidates, "psnr>=200") == (None, "fast")
+    # Nothing is good enough, so what comes closest is worth writing.
+    assert names(candidates, "psnr>=200") == (None, "slow")
 
 
 def test_speed_can_be_asked_for():
