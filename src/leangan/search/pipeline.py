@@ -112,10 +112,7 @@ def compress(
         if keep:
             _check_metrics(keep, lab.original)
         search = _Search(lab, generator, task, samples, floor)
-        if followed:
-            calibration, rewrites = _follow(search, followed)
-        else:
-            calibration, rewrites = _explore(search, names)
+        calibration = _follow(search, followed) if followed else _explore(search, names)
         lab.time()
         return write_result(
             lab,
@@ -124,7 +121,7 @@ def compress(
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
             calibration=calibration,
-            recipe=lambda c: _recipe_of(c, rewrites, seed, limit),
+            recipe=lambda c: _recipe_of(c, seed, limit),
             command=command,
         )
 
@@ -143,7 +140,7 @@ def _affordable(generator: Generator) -> int:
     return int(max(_FEWEST, min(_MOST, _SAMPLE_MACS / max(1, macs(generator)))))
 
 
-def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[str, ...]]:
+def _explore(search: _Search, names: Sequence[str]) -> Calibration:
     """Float forms first, with the rewrites that pay; then 8 bits on top of what won."""
     lab, generator = search.lab, search.generator
     fastest: Candidate | None = None
@@ -156,13 +153,10 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
             )
             if name == "openvino":
                 fastest = candidate
-    rewritten = generator
-    rewrites: tuple[str, ...] = ()
-    if fastest is not None:
-        rewritten, rewrites = _rewrites_that_pay(lab, fastest)
+    rewritten = _rewrites_that_pay(lab, fastest) if fastest is not None else generator
     where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
     if not where or not quantizable(rewritten.module()):
-        return {}, rewrites  # float forms are enough
+        return {}  # float forms are enough
     calibration = _calibrated(search, rewritten)
     for name in where:
         bold, *careful = _plans(search, rewritten, calibration)
@@ -176,7 +170,7 @@ def _explore(search: _Search, names: Sequence[str]) -> tuple[Calibration, tuple[
         too_high = max(0.0, bold.predicted_db - seen["mean"]) if seen else 0.0
         for plan in _plans(search, rewritten, calibration, too_high)[1:]:
             _attempt_8_bits(lab, rewritten, calibration, name, plan)
-    return calibration, rewrites
+    return calibration
 
 
 def _attempt_8_bits(
@@ -198,7 +192,7 @@ def _calibrated(search: _Search, generator: Generator) -> Calibration:
     )
 
 
-def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str, ...]]:
+def _rewrites_that_pay(lab: Lab, plain: Candidate) -> Generator:
     """Exact rewrites, each kept only if the runtime is measurably faster with it."""
     best, kept = plain, tuple[str, ...]()
     bases = {}
@@ -217,7 +211,7 @@ def _rewrites_that_pay(lab: Lab, plain: Candidate) -> tuple[Generator, tuple[str
             candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
             if lab.faster(candidate, best) >= _HELPS:
                 best, kept = candidate, names
-    return best.generator, kept
+    return best.generator
 
 
 def _plans(
@@ -239,7 +233,7 @@ def _plans(
     return plans(calibration, costs, search.lab.power, [target + too_high + m for m in _MARGINS_DB])
 
 
-def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ...]]:
+def _follow(search: _Search, recipe: Recipe) -> Calibration:
     generator, lab = search.generator, search.lab
     for name in recipe.rewrites:
         generator = DOOR_REWRITES[name](generator)
@@ -252,12 +246,10 @@ def _follow(search: _Search, recipe: Recipe) -> tuple[Calibration, tuple[str, ..
             f"{recipe.runtime} {recipe.precision}", recipe.runtime, recipe.precision, generator
         )
     )
-    return calibration, recipe.rewrites
+    return calibration
 
 
-def _recipe_of(
-    candidate: Candidate, rewrites: tuple[str, ...], seed: int, limit: int | None
-) -> Recipe:
+def _recipe_of(candidate: Candidate, seed: int, limit: int | None) -> Recipe:
     steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
     quantized = steps.get("quantize_linear")
     return Recipe(
