@@ -81,9 +81,7 @@ def _select(run: Walk, node: Node) -> Fields:
         if made.axes == (axis,):
             run.labels.freeze(vector(made, axis)[index].reshape(1), "is used alone")
     rest = tuple(f for f in run.of(node.args[0]) if f.axes != (axis,))
-    return tuple(
-        x for f in rest for x in run.labels.make(f.labels.select(axis, index))
-    )
+    return tuple(x for f in rest for x in run.labels.make(f.labels.select(axis, index)))
 
 
 def _freeze_along(run: Walk, argument: Any, axis: int, reason: str) -> None:
@@ -105,9 +103,7 @@ def _cat(run: Walk, node: Node) -> Fields:
                 run.freeze((extra,), "is concatenated along two kinds of channels")
         pieces.append(mine.labels if mine else torch.zeros(run.shape(part), dtype=torch.int64))
         rest = tuple(
-            Field(f.labels.narrow(axis, 0, 1), f.axes)
-            for f in run.of(part)
-            if axis not in f.axes
+            Field(f.labels.narrow(axis, 0, 1), f.axes) for f in run.of(part) if axis not in f.axes
         )
         reason = f"meets values that cannot be cut, in {node.name}"
         others = rest if not number else run.labels.meet((others, shrunk), (rest, shrunk), reason)
@@ -122,9 +118,7 @@ def _stack(run: Walk, node: Node) -> Fields:
     fields = run.meet(node, parts)
     axis = _axis(run, node, arguments(node).get("dim", 0))
     return tuple(
-        x
-        for f in fields
-        for x in run.labels.make(f.labels.unsqueeze(axis).expand(run.shape(node)))
+        x for f in fields for x in run.labels.make(f.labels.unsqueeze(axis).expand(run.shape(node)))
     )
 
 

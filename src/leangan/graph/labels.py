@@ -148,9 +148,7 @@ class Labels:
 
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
         """Per label the number of its class, and per class whether it can never be removed."""
-        pairs = (
-            torch.cat(self.merged, dim=1).numpy() if self.merged else np.zeros((2, 0), np.int64)
-        )
+        pairs = torch.cat(self.merged, dim=1).numpy() if self.merged else np.zeros((2, 0), np.int64)
         ones = np.ones(pairs.shape[1], np.int8)
         graph = coo_matrix((ones, (pairs[0], pairs[1])), shape=(self.count, self.count))
         number, class_of = connected_components(graph, directed=False)

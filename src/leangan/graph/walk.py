@@ -54,9 +54,7 @@ class Walk:
             fields = self.labels.meet((fields, shape), (self.of(other), self.shape(other)), reason)
             shape = tuple(torch.broadcast_shapes(shape, self.shape(other)))
         return tuple(
-            made
-            for found in fields
-            for made in self.labels.make(found.labels.expand(shape))
+            made for found in fields for made in self.labels.make(found.labels.expand(shape))
         )
 
     def freeze(self, fields: Fields, reason: str) -> None:
@@ -131,5 +129,3 @@ def _stored(run: Walk, node: Node, tied: dict[tuple[Any, ...], str]) -> Fields:
             run.labels.stored[path, axis] = labels
             fields += run.labels.make(spread(labels, tensor.shape, axis))
     return tuple(fields)
-
-
