@@ -1,0 +1,141 @@
+"""What a score means for the output: some channels of each group are taken out, and it is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leangan.generator import Generator
+from leangan.graph.channels import Reader
+from leangan.graph.cost import layers
+from leangan.graph.observe import Moments
+from leangan.graph.replay import Replay, Substitute
+from leangan.techniques.importance.base import Context, Scores
+from leangan.techniques.importance.redundancy import WIDEST, regular
+
+SHARE = 0.25
+"""Of a group's channels that are taken out to see."""
+PROBES = 2
+PROBE_MACS = 5e11
+"""What all trials together may cost: half a minute on one core. Inputs are cropped to fit."""
+LEAST_SIDE = 32
+
+
+def sensitivity(
+    context: Context,
+    scores: Scores,
+    *,
+    refit: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """By what to multiply each group's scores so that they add up to the output's squared error.
+
+    Scores of different groups cannot be compared by themselves. So the least important quarter of
+    each group is taken out at everything that reads it, of one or two small samples, and the mean
+    squared error of the (first) output divided by the sum of their scores.
+
+    Args:
+        context: with at least one sample.
+        scores: of all groups of its coupling.
+        refit: whether the kept maps may explain those taken out, by least squares, as they will
+            when the weights are reconstructed; else they are zero.
+        progress: called with (groups done, groups in all).
+    """
+    groups = context.coupling.groups
+    probes = cut_inputs(context.generator, context.samples, trials=len(groups))
+    replays = [Replay(context.module, inputs) for inputs in probes]
+    nodes = {node.name: node for node in context.module.graph.nodes}
+    factors = {}
+    for done, group in enumerate(groups, 1):
+        removed = least_important(scores[group.name], SHARE)
+        expected = float(scores[group.name][removed].sum())
+        without = {
+            nodes[reader.node]: _without(context, reader, removed, refit=refit)
+            for reader in group.readers
+        }
+        errors = [float((r.changed(without) - r.output).square().mean()) for r in replays]
+        measured = sum(errors) / len(errors)
+        factors[group.name] = measured / expected if expected > 0 else 0.0
+        if progress:
+            progress(done, len(groups))
+    return factors
+
+
+def least_important(scores: Tensor, share: float) -> list[int]:
+    """The channels of the lowest scores, at least one, never all."""
+    count = min(max(round(share * len(scores)), 1), max(len(scores) - 1, 1))
+    return sorted(scores.argsort(stable=True)[:count].tolist())
+
+
+def _without(
+    context: Context, reader: Reader, removed: Sequence[int], *, refit: bool
+) -> Substitute:
+    """What the reader puts out when some of what it reads is gone."""
+    gone = torch.tensor([at for channel in removed for at in reader.positions[channel]])
+    fit = _explain(context.moments[reader.source, reader.axis], gone) if refit else None
+
+    def compute(node: Node, args: tuple[object, ...]) -> Tensor:
+        changed = []
+        for argument, value in zip(node.args, args, strict=True):
+            if isinstance(argument, Node) and argument.name == reader.source:
+                assert isinstance(value, Tensor)
+                value = _filled(value, reader.axis, gone, fit)
+            changed.append(value)
+        result: Tensor = node.target(*changed, **node.kwargs)  # type: ignore[operator]
+        return result
+
+    return compute
+
+
+def _explain(moments: Moments, gone: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(kept indices, coefficients, constant) with which kept channels explain those gone."""
+    mean, covariance = moments.mean, regular(moments.covariance)
+    left = torch.ones(len(mean), dtype=torch.bool)
+    left[gone] = False
+    kept = left.nonzero()[:, 0]
+    if len(mean) > WIDEST:  # too large to solve: by their means alone
+        return kept, torch.zeros(len(kept), len(gone)), mean[gone].float()
+    by = torch.linalg.solve(covariance[kept][:, kept], covariance[kept][:, gone])
+    return kept, by.float(), (mean[gone] - mean[kept] @ by).float()
+
+
+def _filled(
+    value: Tensor, axis: int, gone: Tensor, fit: tuple[Tensor, Tensor, Tensor] | None
+) -> Tensor:
+    if fit is None:
+        return value.index_fill(axis, gone, 0.0)
+    kept, by, constant = fit
+    rows = value.index_select(axis, kept).movedim(axis, -1)
+    return value.index_copy(axis, gone, (rows @ by + constant).movedim(-1, axis))
+
+
+def cut_inputs(
+    generator: Generator, samples: Sequence[tuple[Tensor, ...]], *, trials: int
+) -> list[tuple[Tensor, ...]]:
+    """One or two samples, cropped in the middle until `trials` runs from halfway are affordable."""
+    chosen = list(samples[:PROBES])
+    probes = [_cropped(generator, inputs, 1.0) for inputs in chosen]
+    cost = sum(sum(layer.macs for layer in layers(generator, p)) for p in probes) / 2 * trials
+    if cost > PROBE_MACS and len(chosen) > 1:
+        chosen, cost = chosen[:1], cost / len(chosen)
+    spatial = max(sum(letter in "HWT" for letter in p.layout) for p in generator.signature.inputs)
+    share = min((PROBE_MACS / cost) ** (1 / max(spatial, 1)), 1.0)
+    return [_cropped(generator, inputs, share) for inputs in chosen]
+
+
+def _cropped(generator: Generator, inputs: tuple[Tensor, ...], share: float) -> tuple[Tensor, ...]:
+    """Free sizes cut to `share` of what they are, within sense; equal letters stay equal."""
+    pieces = []
+    for x, port in zip(inputs, generator.signature.inputs, strict=True):
+        for axis, letter in enumerate(port.layout):
+            if letter in "HWT" and port.shape[axis] is None:
+                multiple = port.multiple_of(axis)
+                size = max(int(x.shape[axis] * share), LEAST_SIDE) // multiple * multiple
+                size = max(size, multiple)
+                if size < x.shape[axis]:
+                    x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
+        pieces.append(x.contiguous())
+    return tuple(pieces)
