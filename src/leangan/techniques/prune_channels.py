@@ -82,8 +82,8 @@ def prune_channels(
         progress: called with (what is done, steps done, steps in all).
 
     Returns:
-        The pruned generator. The step "prune_channels" of its history holds the widths of all
-        groups that lost channels, MACs and parameters before and after, and what is fixed.
+        The pruned generator. The step "prune_channels" of its history holds the widths and
+        the kept channels of all groups that lost some, MACs and parameters before and after, and what is fixed.
 
     Raises:
         UsageError: not exactly one amount; an unknown criterion or group; data is needed and
@@ -129,6 +129,7 @@ def prune_channels(
             for g in coupling.groups
             if len(keep[g.name]) < g.width
         },
+        "kept": {g.name: keep[g.name] for g in coupling.groups if len(keep[g.name]) < g.width},
         "macs": [count_macs(generator), count_macs(pruned)],
         "params": [generator.params, pruned.params],
         "fixed": fixed_shares(generator, coupling),
