@@ -55,7 +55,26 @@ def capture(
             module.train()
     program.example_inputs = None
     program._guards_code = []
+    _views_after_attention(program)
     return program
+
+
+def _views_after_attention(program: ExportedProgram) -> None:
+    """Attention lays its result out as the kernel likes that PyTorch picks when it runs.
+
+    A view that the export found possible may not be so then; a reshape copies where it must.
+    """
+    aten = torch.ops.aten
+    moved = set()
+    for node in program.graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.target is aten.scaled_dot_product_attention.default or (
+            source in moved and node.target in (aten.transpose.int, aten.permute.default)
+        ):
+            moved.add(node)
+        elif source in moved and node.target is aten.view.default:
+            node.target = aten.reshape.default
+    program.graph_module.recompile()
 
 
 def input_shapes(program: ExportedProgram) -> list[tuple[int | None, ...]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from leangan.errors import LeanganError
 from leangan.graph.labels import Fields
-from leangan.graph.operators import arguments, aten, is_call
+from leangan.graph.operators import arguments, aten, is_call, read_convolution
 from leangan.graph.rewrite import tensor_of
 from leangan.graph.walk import Walk
 
@@ -63,11 +64,12 @@ def _left(fields: Fields, shape: Sequence[int], gone: Tensor, node: Node) -> Kep
         mask = gone[small]
         if not mask.any():
             continue
-        axis = next((a for a in made.axes if _straight(mask, a)), None)
-        if axis is None:
+        straight = [a for a in made.axes if _straight(mask, a)]
+        if not straight:
             raise LeanganError(
                 f"What is left of {node.name} would not be rectangular. Please report this."
             )
+        axis = straight[0]
         rest = (~mask.movedim(axis, 0).reshape(mask.shape[axis], -1)[:, 0]).nonzero().flatten()
         if not len(rest):
             raise LeanganError(f"Nothing would be left of {node.name}: keep more channels.")
@@ -117,7 +119,9 @@ class _Literals:
     def rewrite(self) -> None:
         """Change them to what is left."""
         node = self.node
-        if is_call(node, aten.view, aten.reshape, aten._unsafe_view, aten.expand):
+        if is_call(node, aten.view, aten._unsafe_view):
+            node.target = aten.reshape.default  # what is left may have other strides
+        if is_call(node, aten.reshape, aten.expand):
             self._set(1, self._sizes(node.args[1]))
         elif is_call(node, aten.full, aten.zeros, aten.ones, aten.rand, aten.randn, aten.empty):
             self._set(0, self._sizes(node.args[0]))
@@ -137,9 +141,7 @@ class _Literals:
             self._group_norm()
         elif is_call(node, aten.scaled_dot_product_attention):
             self._scale()
-        elif "groups" in getattr(getattr(node.target, "_schema", None), "arguments", ()) or (
-            hasattr(node.target, "_schema") and "groups" in arguments(node)
-        ):
+        elif read_convolution(node):
             self._groups()
 
     def _lost(self, of: Any) -> Kept:
@@ -169,7 +171,7 @@ class _Literals:
         after = self._shape(self.node)
         new = list(sizes)
         free = any(isinstance(s, int) and s == -1 for s in new)
-        may_infer = is_call(self.node, aten.view, aten.reshape, aten._unsafe_view)
+        may_infer = is_call(self.node, aten.reshape)
         for axis, (old, now) in enumerate(zip(before, after, strict=True)):
             if old == now or (isinstance(new[axis], int) and new[axis] == -1):
                 continue
@@ -197,12 +199,12 @@ class _Literals:
         self.node.kwargs = {}
 
     def _select(self) -> None:
-        source, dim, index = self.node.args[:3]
-        rank = len(self.run.values[source].shape)  # type: ignore[index]
-        places = (self._lost(source) or (None,) * rank)[int(dim) % rank]  # type: ignore[call-overload]
+        named = arguments(self.node)
+        shape = self.run.values[named["self"]].shape
+        axis = named["dim"] % len(shape)
+        places = (self._lost(named["self"]) or (None,) * len(shape))[axis]
         if places is not None:
-            size = int(self.run.values[source].shape[int(dim) % rank])  # type: ignore
-            self._set(2, int((places < int(index) % size).sum()))  # type: ignore[call-overload]
+            self._set(2, int((places < named["index"] % int(shape[axis])).sum()))
 
     def _split(self) -> None:
         pieces = self.kept.get(self.node)
@@ -233,13 +235,11 @@ class _Literals:
             self.node.kwargs = {**self.node.kwargs, "scale": 1 / math.sqrt(width)}
 
     def _groups(self) -> None:
+        """A depthwise layer has as many groups as channels."""
         named = arguments(self.node)
-        source = named["input"]
-        channels = int(self.run.values[source].shape[1])
+        channels = int(self.run.values[named["input"]].shape[1])
         if named["groups"] == channels and channels > 1:
-            place = [a.name for a in self.node.target._schema.arguments].index("groups")  # type: ignore
-            left = self._shape(source)[1]
-            if place < len(self.node.args):
-                self._set(place, left)
-            else:
-                self.node.kwargs = {**self.node.kwargs, "groups": left}
+            names = [a.name for a in cast(OpOverload, self.node.target)._schema.arguments]
+            args = [named[n] for n in names]
+            args[names.index("groups")] = self._shape(named["input"])[1]
+            self.node.args, self.node.kwargs = tuple(args), {}

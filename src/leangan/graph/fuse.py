@@ -200,7 +200,7 @@ def _plain_path(module: GraphModule, sources: list[Node]) -> str:
 
     def elements(node: Node) -> int:
         tensor = tensor_of(module, node)
-        return 0 if tensor is None else tensor.numel()
+        return 0 if tensor is None or not tensor.is_floating_point() else tensor.numel()
 
     path = str(max(sources, key=elements).target)
     if found := _PARAMETRIZED.fullmatch(path):

@@ -41,8 +41,10 @@ def _unknown(run: Walk, node: Node) -> Any:
 
 
 def _getitem(run: Walk, node: Node) -> Fields:
-    found = run.fields[node.args[0]]  # type: ignore[index]
-    return found[node.args[1]] if isinstance(found, list) else ()
+    source: Any = node.args[0]
+    place: Any = node.args[1]
+    found = run.fields.get(source, ())
+    return found[place] if isinstance(found, list) else ()
 
 
 def _elementwise(run: Walk, node: Node) -> Fields:
@@ -59,6 +61,8 @@ def _same(run: Walk, node: Node) -> Fields:
 def _move(run: Walk, node: Node) -> Any:
     args, kwargs = run.value(node.args), run.value(node.kwargs)
     target: Any = node.target
+    if is_call(node, aten.view, aten._unsafe_view):
+        target = aten.reshape.default  # labels that were moved have other strides
     made: list[Any] = [target(f.labels, *args[1:], **kwargs) for f in run.of(node.args[0])]
     if isinstance(run.values[node], tuple | list):
         pieces = len(run.values[node])
@@ -93,7 +97,8 @@ def _cat(run: Walk, node: Node) -> Fields:
     parts = [p for p in parts if run.shape(p) != (0,)]
     axis = _axis(run, parts[0], arguments(node).get("dim", 0))
     shape = run.shape(node)
-    pieces, found = [], []
+    pieces: list[Tensor] = []
+    found: list[Field] = []
     others: Fields = ()
     shrunk = _without(run.shape(parts[0]), axis)
     for number, part in enumerate(parts):
@@ -143,6 +148,26 @@ def _create(run: Walk, node: Node) -> Fields:
         for axis, size in enumerate(shape)
         if size > 1 and isinstance(sizes[axis], int)
         for x in run.labels.make(spread(run.labels.fresh(size), shape, axis))
+    )
+
+
+def _as_real(run: Walk, node: Node) -> Fields:
+    """A complex number becomes two: an axis of size 2 at the end."""
+    shape = run.shape(node)
+    return tuple(
+        x
+        for f in run.of(node.args[0])
+        for x in run.labels.make(f.labels.unsqueeze(-1).expand(shape))
+    )
+
+
+def _as_complex(run: Walk, node: Node) -> Fields:
+    axis = len(run.shape(node))
+    return tuple(
+        x
+        for f in run.of(node.args[0])
+        for left in run.labels.collapse(f, [axis], "is a part of a complex number")
+        for x in run.labels.make(left.labels.select(axis, 0))
     )
 
 
@@ -214,7 +239,7 @@ def _pad(run: Walk, node: Node) -> Fields:
 def _softmax(run: Walk, node: Node) -> Fields:
     """What is weighed against each other cannot be cut."""
     axis = _axis(run, node.args[0], node.args[1])
-    found = []
+    found: list[Field] = []
     for made in run.of(node.args[0]):
         found += run.labels.collapse(made, [axis], f"is weighed against others in {node.name}")
     return tuple(found)
@@ -241,6 +266,10 @@ def _reduce(run: Walk, node: Node) -> Any:
     return [tuple(found)] * len(value) if isinstance(value, tuple | list) else tuple(found)
 
 
+def _max(run: Walk, node: Node) -> Any:
+    return _elementwise(run, node) if node.target is aten.max.other else _reduce(run, node)
+
+
 def _glu(run: Walk, node: Node) -> Fields:
     axis = _axis(run, node.args[0], arguments(node)["dim"])
     shape = run.shape(node)
@@ -258,6 +287,13 @@ def _glu(run: Walk, node: Node) -> Fields:
 
 
 # Norms
+
+
+def _prelu(run: Walk, node: Node) -> Fields:
+    slopes = node.args[1]
+    if run.shape(slopes) == (1,) or len(run.shape(slopes)) > 1:
+        return _elementwise(run, node)
+    return _with_vector(run, node, run.of(node.args[0]), run.shape(node), slopes, 1)
 
 
 def _norm(run: Walk, node: Node) -> Any:
@@ -324,7 +360,7 @@ def _convolution(run: Walk, node: Node) -> Fields:
     layer = node.name
     groups = int(run.value(conv.groups))
     inner, outer = (0, 1) if conv.transposed else (1, 0)
-    shape, kernel = run.shape(node), run.shape(conv.weight)
+    shape = run.shape(node)
     _only_along(run, conv.weight, (inner, outer))
     x, passed = _summed(run, conv.x, 1, layer, batch=(0,))
     into, out = (_vector_of(run, conv.weight, a) for a in (inner, outer))
@@ -362,7 +398,6 @@ def _convolution(run: Walk, node: Node) -> Fields:
         for axis in range(1, small.dim()):
             small = small.narrow(axis, 0, 1)
         fields += run.labels.make(small.expand(shape))
-    del kernel
     return _with_vector(run, node, tuple(fields), shape, conv.bias, 1)
 
 
@@ -571,14 +606,16 @@ _register(_cat, "cat concat")
 _register(_stack, "stack")
 _register(_expand, "expand")
 _register(_create, "full zeros ones rand randn empty")
+_register(_as_real, "view_as_real")
+_register(_as_complex, "view_as_complex")
 _register(_index, "index")
 _register(_embedding, "embedding")
 _register(_same, "clone contiguous alias detach _to_copy dropout to lift_fresh_copy")
 _register(
     _elementwise,
-    "prelu _prelu_kernel full_like zeros_like ones_like rand_like randn_like complex real imag "
-    "copy",
+    "full_like zeros_like ones_like rand_like randn_like complex real imag copy",
 )
+_register(_prelu, "prelu _prelu_kernel")
 _register(_pad, "pad constant_pad_nd")
 _register(
     _spatial,
@@ -591,6 +628,7 @@ _register(
 )
 _register(_softmax, "softmax _softmax log_softmax _log_softmax cumsum sort")
 _register(_reduce, "mean sum amax amin var std linalg_vector_norm norm var_mean logsumexp")
+_register(_max, "max")
 _register(_glu, "glu")
 _register(
     _norm,

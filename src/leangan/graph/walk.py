@@ -13,8 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node, map_arg
 
 from leangan.errors import LeanganError
 from leangan.generator import Generator
-from leangan.graph.labels import Fields, Labels, along, spread
-from leangan.graph.operators import arguments, aten
+from leangan.graph.labels import Fields, Labels, spread
 from leangan.graph.rewrite import tensor_of
 
 _SIZES = (8, 12, 16, 24, 32, 64, 128)
