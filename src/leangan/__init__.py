@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from leangan.search.compare import bench, evaluate
     from leangan.search.export import export
     from leangan.search.pipeline import compress
+    from leangan.search.prune import prune
     from leangan.sources import load
+    from leangan.sources.transplant import transplant
     from leangan.techniques.calibrate import calibrate
+    from leangan.techniques.prune_channels import prune_channels
+    from leangan.techniques.prune_weights import prune_weights
     from leangan.techniques.quantize_linear import quantize
 
 __all__ = [
@@ -33,7 +37,11 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "prune",
+    "prune_channels",
+    "prune_weights",
     "quantize",
+    "transplant",
 ]
 
 _HOMES = {
@@ -43,8 +51,12 @@ _HOMES = {
     "LeanganError": "leangan.errors",
     "load": "leangan.sources",
     "calibrate": "leangan.techniques.calibrate",
+    "prune_channels": "leangan.techniques.prune_channels",
+    "prune_weights": "leangan.techniques.prune_weights",
     "quantize": "leangan.techniques.quantize_linear",
+    "transplant": "leangan.sources.transplant",
     "compress": "leangan.search.pipeline",
+    "prune": "leangan.search.prune",
     "evaluate": "leangan.search.compare",
     "bench": "leangan.search.compare",
     "export": "leangan.search.export",

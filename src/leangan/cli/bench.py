@@ -12,19 +12,14 @@ Examples:
   leangan bench out/generator.pt2 --on openvino,onnxruntime --threads 2 --json"""
 
 
+@options.with_loading
 def command(
     model: options.Model,
     on: options.On = None,
     threads: options.Threads = None,
     seed: options.Seed = 0,
-    task: options.TaskName = None,
-    range_: options.Ranges = None,
-    kind: options.Kinds = None,
-    size: options.Sizes = None,
-    trust: options.Trust = False,
-    args: options.Arguments = None,
-    weights: options.Weights = None,
-    part: options.Part = "generator",
+    *,
+    loading: options.Loading,
     json_: options.Json = False,
 ) -> None:
     """Measure a model as it is, in every runtime and precision.
@@ -32,16 +27,6 @@ def command(
     Each runs in turns with PyTorch eager float, so that the ratios hold on a busy machine.
     """
     names = options.runtime_names(on)
-    loading = options.Loading.read(
-        ranges=range_,
-        kinds=kind,
-        trust=trust,
-        arguments=args,
-        weights=weights,
-        part=part,
-        task=task,
-        sizes=size,
-    )
     with answer(json_) as say:
         from leangan.report.table import entries_table
         from leangan.search.compare import bench

@@ -30,13 +30,13 @@ card.md. Exit code 3 means that nothing reached the quality; the best that was f
 _MOST_SAMPLES = 48
 
 
+@options.with_loading
 def command(
     model: options.Model,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="OUT", show_default=False, help="Result folder.")
     ],
     data: options.DataFolder = None,
-    task: options.TaskName = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,13 +50,8 @@ def command(
     threads: options.Threads = None,
     seed: options.Seed = 0,
     limit: options.Limit = None,
-    range_: options.Ranges = None,
-    kind: options.Kinds = None,
-    size: options.Sizes = None,
-    trust: options.Trust = False,
-    args: options.Arguments = None,
-    weights: options.Weights = None,
-    part: options.Part = "generator",
+    *,
+    loading: options.Loading,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -72,16 +67,6 @@ def command(
     """Find the fastest version that keeps the quality, and prove it."""
     floor = options.floor_text(keep)
     runtimes = options.runtime_names(on)
-    loading = options.Loading.read(
-        ranges=range_,
-        kinds=kind,
-        trust=trust,
-        arguments=args,
-        weights=weights,
-        part=part,
-        task=task,
-        sizes=size,
-    )
     if recipe is not None and not recipe.is_file():
         raise UsageError(f"There is no recipe {recipe}.")
     _check_out(out, force)

@@ -18,6 +18,7 @@ Examples:
   leangan export out/generator.pt2 --to onnxruntime --precision int8 -o onnx"""
 
 
+@options.with_loading
 def command(
     model: options.Model,
     to: Annotated[
@@ -37,13 +38,8 @@ def command(
         str | None,
         typer.Option("--precision", show_default="the exact one", help="fp32, bf16, int8..."),
     ] = None,
-    range_: options.Ranges = None,
-    kind: options.Kinds = None,
-    size: options.Sizes = None,
-    trust: options.Trust = False,
-    args: options.Arguments = None,
-    weights: options.Weights = None,
-    part: options.Part = "generator",
+    *,
+    loading: options.Loading,
     json_: options.Json = False,
 ) -> None:
     """Write a model in the form that one runtime takes."""
@@ -51,15 +47,6 @@ def command(
     if names is None or len(names) != 1:
         raise UsageError(f"--to takes one runtime, not {to!r}.")
     options.check_folder(out)
-    loading = options.Loading.read(
-        ranges=range_,
-        kinds=kind,
-        trust=trust,
-        arguments=args,
-        weights=weights,
-        part=part,
-        sizes=size,
-    )
     with answer(json_) as say:
         from leangan.search.export import export
 

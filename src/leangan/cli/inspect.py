@@ -29,32 +29,17 @@ _QUANTIZABLE = ("conv", "linear")
 """How operators that can run in 8 bits begin, where their weight is stored."""
 
 
+@options.with_loading
 def command(
     model: options.Model,
     layers: Annotated[
         bool, typer.Option("--layers", help="All layers, not only the most expensive.")
     ] = False,
-    range_: options.Ranges = None,
-    kind: options.Kinds = None,
-    size: options.Sizes = None,
-    task: options.TaskName = None,
-    trust: options.Trust = False,
-    args: options.Arguments = None,
-    weights: options.Weights = None,
-    part: options.Part = "generator",
+    *,
+    loading: options.Loading,
     json_: options.Json = False,
 ) -> None:
     """Show inputs, size, cost and hazards, and what could be gained."""
-    loading = options.Loading.read(
-        ranges=range_,
-        kinds=kind,
-        trust=trust,
-        arguments=args,
-        weights=weights,
-        part=part,
-        task=task,
-        sizes=size,
-    )
     with answer(json_) as say:
         with progress() as report:
             report(f"Loading {model}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,6 +168,57 @@ class Loading:
     def keywords(self) -> dict[str, Any]:
         """As keyword arguments of load and compress; what was not said is left out."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def _loading(
+    range_: Ranges = None,
+    kind: Kinds = None,
+    size: Sizes = None,
+    task: TaskName = None,
+    trust: Trust = False,
+    args: Arguments = None,
+    weights: Weights = None,
+    part: Part = "generator",
+) -> Loading:
+    return Loading.read(
+        ranges=range_,
+        kinds=kind,
+        trust=trust,
+        arguments=args,
+        weights=weights,
+        part=part,
+        task=task,
+        sizes=size,
+    )
+
+
+def with_loading(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say of a model file what it cannot tell.
+
+    Args:
+        command: takes what they come to as `loading: options.Loading`. It is not given those
+            that it has itself, under the same name.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    ours = {
+        name: parameter
+        for name, parameter in inspect.signature(_loading, eval_str=True).parameters.items()
+        if name not in own
+    }
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        loading = _loading(**{name: values.pop(name) for name in ours})
+        command(**values, loading=loading)
+
+    shown = [p for name, p in own.items() if name != "loading"]
+    at = list(own).index("loading")
+    every = [*shown[:at], *ours.values(), *shown[at:]]
+    # Typer reads the options off the signature, and calls by name.
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
+    )
+    return wrapped
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -11,15 +11,16 @@ from typing import Any
 from leangan import runtimes, sources, tasks
 from leangan.errors import UsageError
 from leangan.generator import Generator
-from leangan.graph.cost import layers, macs
+from leangan.graph.cost import layers
 from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES
 from leangan.report.words import conditions
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
 from leangan.search.compare import runtime_names
-from leangan.search.data import data_path
+from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
 from leangan.search.plans import Plan, plans
+from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
@@ -29,8 +30,6 @@ from leangan.techniques.calibrate import Calibration, calibrate
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import quantize
 
-_SAMPLE_MACS = 0.8e12
-_FEWEST, _MOST = 12, 48
 _HELPS = 1.02
 """A rewrite that makes things less than 2% faster is noise, and is left out."""
 _MARGINS_DB = (0.7, 5.0)
@@ -102,11 +101,13 @@ def compress(
     samples = task.data(
         generator,
         data_path(data),
-        limit=limit or _affordable(generator),
+        limit=limit or affordable(generator),
         seed=seed,
     )
     check_inputs(generator, (*samples.calibration, *samples.held_out))
     floor = keep or task.floor
+    if followed and followed.prune:
+        _check_order(generator, recipe)
     workers = threads or os.cpu_count() or 1
     with Lab(generator, task, samples, workers, say) as lab:
         if keep:
@@ -121,8 +122,17 @@ def compress(
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
             calibration=calibration,
-            recipe=lambda c: _recipe_of(c, seed, limit),
+            recipe=lambda c: _recipe_of(c, followed.prune if followed else None, seed, limit),
             command=command,
+        )
+
+
+def _check_order(generator: Generator, recipe: Path | None) -> None:
+    """Pruning comes first: known before anything is run."""
+    if any(step.name == "quantize_linear" for step in generator.history):
+        raise UsageError(
+            f"{recipe} prunes, and {generator.name} is quantized already: give the float "
+            "generator. The order is prune, rewrite, quantize."
         )
 
 
@@ -134,10 +144,6 @@ def _check_metrics(keep: str, original: Candidate) -> None:
             raise UsageError(
                 f"{condition.metric!r} is not measured here; --keep may name {', '.join(known)}."
             )
-
-
-def _affordable(generator: Generator) -> int:
-    return int(max(_FEWEST, min(_MOST, _SAMPLE_MACS / max(1, macs(generator)))))
 
 
 def _explore(search: _Search, names: Sequence[str]) -> Calibration:
@@ -235,6 +241,9 @@ def _plans(
 
 def _follow(search: _Search, recipe: Recipe) -> Calibration:
     generator, lab = search.generator, search.lab
+    if recipe.prune:
+        used = [sample.inputs for sample in search.data.calibration]
+        generator = recipe.prune.apply(generator, used, recipe.seed, lab.progress)
     for name in recipe.rewrites:
         generator = DOOR_REWRITES[name](generator)
     calibration: Calibration = {}
@@ -249,7 +258,9 @@ def _follow(search: _Search, recipe: Recipe) -> Calibration:
     return calibration
 
 
-def _recipe_of(candidate: Candidate, seed: int, limit: int | None) -> Recipe:
+def _recipe_of(
+    candidate: Candidate, prune: PrunePlan | None, seed: int, limit: int | None
+) -> Recipe:
     steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
     quantized = steps.get("quantize_linear")
     return Recipe(
@@ -260,4 +271,5 @@ def _recipe_of(candidate: Candidate, seed: int, limit: int | None) -> Recipe:
         tuple(quantized["keep_float"]) if quantized else (),
         seed,
         limit,
+        prune,
     )

@@ -11,6 +11,7 @@ import yaml
 from leangan.errors import UsageError
 from leangan.files import atomic
 from leangan.graph.doors import DOOR_REWRITES
+from leangan.search.prune_plan import PrunePlan
 
 SCHEMA = 1
 
@@ -29,6 +30,8 @@ class Recipe:
     seed: int = 0
     limit: int | None = None
     """The most samples to take; None for what the network's cost allows."""
+    prune: PrunePlan | None = None
+    """What is done before everything else: what is quantized cannot be pruned any more."""
 
 
 def write(recipe: Recipe, path: Path) -> Path:
@@ -37,6 +40,7 @@ def write(recipe: Recipe, path: Path) -> Path:
         "schema": SCHEMA,
         **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
     }
+    facts["prune"] = recipe.prune.to_json() if recipe.prune else None
     with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(facts, sort_keys=False), encoding="utf-8")
     return path
@@ -65,6 +69,13 @@ def read(path: Path) -> Recipe:
 
 
 def _checked(key: str, value: Any, path: Path) -> Any:
+    if key == "prune" and value is not None:
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}: 'prune' must hold settings, for example macs: 0.7.")
+        try:
+            return PrunePlan.from_json(value)
+        except UsageError as error:
+            raise UsageError(f"{path}: 'prune': {error}") from error
     if key in ("rewrites", "keep_float"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise UsageError(f"{path}: {key!r} must be a list of names.")
