@@ -20,20 +20,14 @@ from leangan.graph.channels import Coupling, Sliced, couple, slice_module
 from leangan.graph.cost import macs as count_macs
 from leangan.graph.rewrite import recapture
 from leangan.techniques.allocate import Budget, Keep, allocate
+from leangan.techniques.calibration_inputs import Samples, calibration_inputs
 from leangan.techniques.importance import Context, Criterion, criterion
 from leangan.techniques.importance.sensitivity import sensitivity
 from leangan.techniques.reconstruct import reconstruct as refit_weights
 from leangan.techniques.width_cost import Resource, WidthCost
 
-Samples = Sequence[tuple[Tensor, ...]]
 Progress = Callable[[str, int, int], None]
 
-_DRAWN_KINDS = ("latent", "noise")
-"""Inputs that are random numbers: they can be drawn where no data is given."""
-_DRAWS = 256
-_DRAW_MACS = 2e10
-"""What one batch of drawn inputs may cost to run, in multiply-accumulates."""
-_LEAST_BATCHES = 8
 _ROUNDS = 3
 _SHOWN = 6
 _OFF = 0.01
@@ -82,8 +76,9 @@ def prune_channels(
         progress: called with (what is done, steps done, steps in all).
 
     Returns:
-        The pruned generator. The step "prune_channels" of its history holds the widths and
-        the kept channels of all groups that lost some, MACs and parameters before and after, and what is fixed.
+        The pruned generator. The step "prune_channels" of its history holds the widths and the
+        kept channels of all groups that lost some, MACs and parameters before and after, and the
+        shares of what is fixed.
 
     Raises:
         UsageError: not exactly one amount; an unknown criterion or group; data is needed and
@@ -96,7 +91,9 @@ def prune_channels(
     tick = progress or (lambda what, done, of: None)
     tick("finding coupled channels", 0, 1)
     coupling = _chosen(generator, couple(generator), only)
-    samples = _samples(generator, coupling, judge, data, reconstruct=reconstruct, seed=seed)
+    samples = calibration_inputs(
+        generator, coupling, judge, data, reconstruct=reconstruct, seed=seed
+    )
     tick("finding coupled channels", 1, 1)
     scores = score_channels(
         Context(generator, generator.module(), coupling, samples, seed),
@@ -250,7 +247,7 @@ def _chosen(generator: Generator, coupling: Coupling, only: Sequence[str] | None
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {_some(names)}."
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {_listed(names)}."
             raise UsageError(f"{generator.name} has no group of channels {pattern!r}; {hint}")
     wanted = [g for g in coupling.groups if any(fnmatchcase(g.name, p) for p in only)]
     if not wanted:
@@ -258,59 +255,6 @@ def _chosen(generator: Generator, coupling: Coupling, only: Sequence[str] | None
     return Coupling(tuple(wanted), coupling.fixed)
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _samples(
-    generator: Generator,
-    coupling: Coupling,
-    judge: Criterion,
-    data: Samples | None,
-    *,
-    reconstruct: bool,
-    seed: int,
-) -> Samples:
-    """The data; drawn where the inputs are random numbers; none where none is needed."""
-    if data is not None:
-        if not data:
-            raise UsageError("Pruning was given data, but it is empty: leave it out or fill it.")
-        return data
-    ports = generator.signature.inputs
-    if all(port.kind in _DRAWN_KINDS for port in ports):
-        return draw(generator, coupling, seed=seed)
-    if not judge.needs_data and not reconstruct:
-        return ()
-    given = ", ".join(f"{port.name} ({port.kind or 'unknown kind'})" for port in ports)
-    needs = [f"by={judge.name!r}"] * judge.needs_data + ["reconstruct=True"] * reconstruct
-    raise UsageError(
-        f"Pruning with {' and '.join(needs)} runs real inputs through {generator.name}, and "
-        f"{given} cannot be made up: give data, or ask for by='l2' and reconstruct=False."
-    )
-
-
-def draw(generator: Generator, coupling: Coupling, *, seed: int) -> list[tuple[Tensor, ...]]:
-    """Random inputs for a generator that takes nothing else."""
-    batch = 1
-    if _batch_is_free(generator) and not _batch_among_channels(generator, coupling):
-        cost = max(count_macs(generator, {"N": 1}), 1)
-        batch = min(max(int(_DRAW_MACS / cost), 1), _DRAWS // _LEAST_BATCHES)
-    count = max(_LEAST_BATCHES, min(_DRAWS // batch, 4 * _LEAST_BATCHES))
-    return [generator.example({"N": batch}, seed=seed + i) for i in range(count)]
-
-
-def _batch_is_free(generator: Generator) -> bool:
-    return all(
-        port.shape[axis] is None
-        for port in generator.signature.inputs
-        for axis, letter in enumerate(port.layout)
-        if letter == "N"
-    )
-
-
-def _batch_among_channels(generator: Generator, coupling: Coupling) -> bool:
-    """Whether some layer folds the batch into its channels, as modulated convolutions do."""
-    nodes = {node.name: node for node in generator.program.graph.nodes}
-    read = [(r.source, r.axis) for group in coupling.groups for r in group.readers]
-    return any(not isinstance(nodes[source].meta["val"].shape[axis], int) for source, axis in read)

@@ -12,8 +12,8 @@ from leangan.graph.observe import GradientMoments, observe_gradients
 from leangan.techniques.importance.base import Context, Criterion, Scores, places_of
 
 RIDGE = 1e-4
-"""Added to the covariance's diagonal, as a share of its mean: maps that are copies of each other
-would make it singular."""
+"""Added to each channel's variance, as a share of it: maps that are copies of each other would
+make the covariance singular."""
 WIDEST = 2048
 """Wider matrices would take minutes: then only like places of the group's own channels meet."""
 
@@ -128,9 +128,9 @@ def reading(covariance: Tensor, weight: Tensor, positions: Positions) -> Reading
 
 
 def regular(covariance: Tensor) -> Tensor:
-    """With a ridge on the diagonal, so that it can be inverted."""
-    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
-    return covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
+    """With a ridge on the diagonal, in each channel's own scale, so that it can be inverted."""
+    own = covariance.diagonal().clamp_min(0.0)
+    return covariance + torch.diag(RIDGE * own + (own.mean() * 1e-9).clamp_min(1e-30))
 
 
 def _scores(group: Group, readings: list[Reading]) -> Tensor:
