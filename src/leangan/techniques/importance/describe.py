@@ -47,10 +47,7 @@ def describe_groups(
     """
     coupling = coupling or couple(generator)
     context = Context(generator, generator.module(), coupling, samples, seed)
-    if by is None:
-        scores = _all_scores(context)
-    else:
-        scores = {name: _score(context, name) for name in by}
+    scores = _all_scores(context) if by is None else {name: _score(context, name) for name in by}
     costs = layers(generator)
     return [
         {
