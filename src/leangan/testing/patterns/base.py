@@ -33,7 +33,7 @@ class Pattern:
     widths: Mapping[str, int] = field(default_factory=dict)
     """Width of the group that the stored tensor of this path belongs to with its channels,
     where that is certain. Paths are those after loading: weight_norm is baked by then."""
-    fixed: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     """Paths of weights none of whose own channels can be removed."""
 
     def build(self, seed: int = 0) -> nn.Module:
