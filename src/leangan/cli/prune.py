@@ -162,14 +162,11 @@ def command(
                 threads=threads,
                 seed=seed,
                 limit=limit,
+                report=report,
+                command=SETTINGS.command,
                 progress=tell,
                 loading=loading.keywords(),
             )
-            if report is not None:
-                from leangan.report.pruning import write_pruning
-
-                tell("Drawing the report")
-                write_pruning(found, report, command=SETTINGS.command)
         say(found.facts, *_lines(found.facts, report))
 
 

@@ -54,7 +54,7 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
             ("narrow", plot.trade_off(facts, width=380, height=430)),
         ],
         legend=plot.legend(facts),
-        samples=[_sample(s) for s in extras.get("samples") or []],
+        samples=[pictured(s) for s in extras.get("samples") or []],
         layers=layers,
         all_macs=sum(layer["macs"] or 0 for layer in layers) or 1,
         most_macs=max((layer["macs"] or 0 for layer in layers), default=1) or 1,
@@ -78,7 +78,7 @@ def _by_speed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda e: (bool(e["error"]), -(e["speedup"] or 0)))
 
 
-def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+def pictured(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Its pictures with captions; only true picture data URIs pass, nothing that is fetched."""
     pictures = [
         (caption, Markup('<img src="{}" alt="{}" loading="lazy">').format(uri, caption))

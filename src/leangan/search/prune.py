@@ -21,19 +21,26 @@ from leangan.graph.channels import Coupling, Fixed, couple
 from leangan.graph.cost import macs as count_macs
 from leangan.measure.size import zipped_bytes
 from leangan.report.json_report import finite
+from leangan.report.pruning import write_pruning
 from leangan.report.words import conditions, floor_words, metric_value, share
 from leangan.runtimes.base import Artifact
 from leangan.search.compare import runtime_names
 from leangan.search.data import affordable, data_path
 from leangan.search.prune_latency import Narrower, Speed, Stopwatch, budget_for
+from leangan.search.prune_maps import draw_groups
 from leangan.search.prune_plan import AMOUNTS, PrunePlan
+from leangan.tasks.arrays import draws_inputs
 from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
+from leangan.tasks.preview import panels, to_data_uri
 from leangan.tasks.quality import signal_quality
+from leangan.techniques.calibration_inputs import draw
 
 Progress = Callable[..., None]
 _FAR = 1_000_003
 """Seeds this far apart share no samples."""
+_DRAWN_FROM = 8
+_SHOWN = 2
 _RANDOM = 4
 """Random inputs to judge on when there are no samples."""
 
@@ -43,8 +50,6 @@ class Pruned:
     """A pruned generator, the file that it lies in, and what was seen."""
 
     generator: Generator
-    original: Generator
-    data: Data
     file: Path
     facts: dict[str, Any]
     """JSON values: model, task, plan, widths, before, after, quality, speed, fixed, warnings,
@@ -76,6 +81,8 @@ def prune(
     threads: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    report: Path | str | None = None,
+    command: str | None = None,
     progress: Progress | None = None,
     loading: dict[str, Any] | None = None,
 ) -> Pruned:
@@ -105,6 +112,8 @@ def prune(
         threads: CPU threads to time on; all cores when left out.
         seed: of samples and whatever is drawn.
         limit: the most samples; what the network's cost allows, 12 to 48, when left out.
+        report: an HTML page to write, with the feature maps of kept and removed channels.
+        command: what the user typed, for the page.
         progress: called as progress(message, done, total).
         loading: keyword arguments of `leangan.load`.
 
@@ -138,7 +147,8 @@ def prune(
     workers = threads or os.cpu_count() or 1
     say("Loading the model")
     original = source if isinstance(source, Generator) else sources.load(source, **loading or {})
-    task, samples, judged_on = _samples(original, data, limit, seed, say)
+    must = plan.needs_data and not draws_inputs(original)
+    task, samples, judged_on = _samples(original, data, limit, seed, say, must=must)
     # Latents are drawn in numbers where no data is given, far from those that it is judged on.
     used = [s.inputs for s in samples.calibration] if data is not None else None
     seed = seed if data is not None else seed * _FAR + _FAR // 2
@@ -176,9 +186,28 @@ def prune(
         "file": str(out),
     }
     facts["warnings"] = _warnings(facts, plan)
+    facts = finite(facts)
+    if report is not None:
+        say("Drawing the report")
+        fitted_on = used[:_DRAWN_FROM] if used else None
+        if fitted_on is None and draws_inputs(original):
+            fitted_on = draw(original, coupling, seed=seed)
+        extras = {
+            "maps": draw_groups(
+                original,
+                coupling,
+                pruned.history[-1].measured.get("kept", {}),
+                fitted_on or (),
+                samples.held_out[0].inputs,
+            ),
+            "samples": _pictures(original, pruned, task, samples.held_out[:_SHOWN]),
+            "steps": [{"name": s.name, "settings": dict(s.settings)} for s in pruned.history],
+            "command": command,
+        }
+        write_pruning(facts, extras, report)
     say("Writing")
     pruned.save(out)
-    return Pruned(pruned, original, samples, out, finite(facts))
+    return Pruned(pruned, out, facts)
 
 
 def fixed(generator: Generator, coupling: Coupling) -> list[dict[str, Any]]:
@@ -195,6 +224,22 @@ def fixed(generator: Generator, coupling: Coupling) -> list[dict[str, Any]]:
     return sorted(found, key=lambda f: -f["params"])
 
 
+def _pictures(
+    original: Generator, pruned: Generator, task: Task | None, samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Outputs of both side by side, where the task has pictures."""
+    shown = []
+    for sample in samples if task else ():
+        a, b = (g.outputs(*sample.inputs)[0] for g in (original, pruned))
+        pictures = panels(original.signature, sample, a, b)
+        if task and pictures:
+            scores = task.quality(original, [sample], [a], [b])
+            psnr = scores["psnr"].mean if "psnr" in scores else None
+            uris = {name: to_data_uri(picture) for name, picture in pictures.items()}
+            shown.append({"name": sample.name, "psnr": psnr, **uris})
+    return shown
+
+
 def zero_share(generator: Generator) -> float:
     """Share of zeros among the weights that multiply (biases and norms do not count)."""
     weights = [p for p in generator.program.parameters() if p.dim() > 1]
@@ -208,6 +253,8 @@ def _samples(
     limit: int | None,
     seed: int,
     say: Progress,
+    *,
+    must: bool,
 ) -> tuple[Task | None, Data, str]:
     """The task's samples; where it is unknown or there is no data, random inputs to judge on."""
     try:
@@ -217,7 +264,7 @@ def _samples(
             generator, data_path(data), limit=limit or affordable(generator), seed=seed
         )
     except (UnknownValue, UsageError):
-        if data is not None:
+        if data is not None or must:
             raise
         random = [
             Sample(f"random input {i}", generator.example(seed=seed * _FAR + i))

@@ -52,9 +52,9 @@ class PrunePlan:
     def __post_init__(self) -> None:
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(given) if given else "none"
             raise UsageError(
-                f"Pruning takes exactly one amount of {', '.join(AMOUNTS)}; {found} was given."
+                f"Give exactly one amount to prune, {', '.join(AMOUNTS)} or latency; given: "
+                f"{' and '.join(given) or 'none'}."
             )
         name = given[0]
         value = getattr(self, name)
@@ -74,6 +74,12 @@ class PrunePlan:
             if getattr(self, option) != defaults[option]:
                 kind = "single weights" if name == "weights" else "channels"
                 raise UsageError(f"{option.replace('_', '-')} means nothing when {kind} go.")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether real inputs must be run to choose or refit."""
+        judged = self.weights is None and CRITERIA[self.by or next(iter(CRITERIA))].needs_data
+        return judged or (self.weights is None and self.reconstruct)
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON and YAML values; the inverse of `from_json`."""

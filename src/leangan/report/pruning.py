@@ -1,0 +1,103 @@
+"""The page of a pruning: what went, what it did, and the feature maps that show why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from leangan.files import atomic
+from leangan.report import words
+from leangan.report.html import pictured
+from leangan.report.json_report import finite
+
+_FOLDER = Path(__file__).parent
+
+
+def render(facts: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
+    """The whole page. Everything that comes from outside is escaped.
+
+    Args:
+        facts: what `leangan prune --json` prints.
+        extras: what is only for people; any of it may be left out:
+            `maps`: of groups, see search/prune_maps.py;
+            `samples`: a list of {"name", "input", "reference", "output", "difference" (pictures as
+            data URIs), "psnr"};
+            `steps`: {"name", "settings"}; `command`: text.
+    """
+    facts, extras = finite(dict(facts)), finite(dict(extras))
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    entry = {"quality": facts["quality"], "speedup": None}
+    return environment.get_template("pruning.html.j2").render(
+        facts=facts,
+        words=words,
+        headline=headline(facts),
+        good=words.above_floor(entry, facts["floor"]) if facts["floor"] else None,
+        metric=words.main_metric([entry], facts["floor"]),
+        entry=entry,
+        draw=_drawing,
+        maps=extras.get("maps") or [],
+        samples=[pictured(s) for s in extras.get("samples") or []],
+        steps=extras.get("steps") or [],
+        command=extras.get("command"),
+    )
+
+
+def write_pruning(facts: Mapping[str, Any], extras: Mapping[str, Any], path: Path | str) -> Path:
+    """Write `render`'s page atomically."""
+    path = Path(path)
+    page = render(facts, extras)
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def headline(facts: Mapping[str, Any]) -> str:
+    """What was done, in one sentence."""
+    before, after = facts["before"], facts["after"]
+    name = facts["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if facts["plan"].get("weights") is not None:
+        said = f"{words.share(after['zeros'])} of the weights of {name} are zero"
+    else:
+        macs, params = (after[k] / max(1, before[k]) for k in ("macs", "params"))
+        said = (
+            f"{name} has {words.share(macs)} of its multiply-accumulates and "
+            f"{words.share(params)} of its parameters left"
+        )
+    entry = {"quality": facts["quality"]}
+    metric = words.main_metric([entry], facts["floor"])
+    if metric is None:
+        return f"{said}."
+    value = words.metric_value(metric, facts["quality"][metric]["mean"])
+    return f"{said}, at a {words.metric_words(metric)[0]} of {value} to its own output."
+
+
+def _drawing(
+    made: Mapping[str, Any], caption: str, over: Mapping[str, Any] | None = None
+) -> Markup:
+    """A map as a picture, or as a line; `over` is another line in the same frame."""
+    if str(uri := made.get("png") or "").startswith("data:image/"):
+        return Markup('<img src="{}" alt="{}" loading="lazy">').format(uri, caption)
+    lines = [("line", made), *([("line by", over)] if over else [])]
+    drawn = [
+        Markup('<polyline class="{}" points="{}"/>').format(css, _points(m["line"]))
+        for css, m in lines
+        if m.get("line")
+    ]
+    return Markup('<svg viewBox="0 0 100 46" role="img" aria-label="{}">{}</svg>').format(
+        caption, Markup("").join(drawn)
+    )
+
+
+def _points(values: list[float]) -> str:
+    step = 100 / max(1, len(values) - 1)
+    return " ".join(f"{i * step:.1f},{43 - 40 * float(v):.1f}" for i, v in enumerate(values))
