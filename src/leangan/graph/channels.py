@@ -284,6 +284,7 @@ class _Classes:
                 reasons.setdefault(number, reason)
         state = {str(n.target) for n in self.run.module.graph.find_nodes(op="get_attr")}
         params = dict(self.run.module.named_parameters())
+        used = {str(n.target) for n in self.run.module.graph.find_nodes(op="get_attr") if n.users}
         found = []
         for path in sorted((state & set(params)) - alone, key=list(params).index):
             why = [
@@ -293,7 +294,9 @@ class _Classes:
                 for n in self.class_of[labels.numpy()].tolist()
                 if n in reasons
             ]
-            told = next((w for w in why if w != "is a place in a kernel"), "has a single channel")
+            told = next((w for w in why if w != "is a place in a kernel"), None)
+            if told is None:
+                told = "has a single channel" if path in used else "is never used"
             found.append(Fixed(path, params[path].numel(), told))
         return tuple(found)
 

@@ -123,6 +123,8 @@ class _Literals:
             node.target = aten.reshape.default  # what is left may have other strides
         if is_call(node, aten.reshape, aten.expand):
             self._set(1, self._sizes(node.args[1]))
+        elif is_call(node, aten.repeat):
+            self._repeat()
         elif is_call(node, aten.full, aten.zeros, aten.ones, aten.rand, aten.randn, aten.empty):
             self._set(0, self._sizes(node.args[0]))
         elif is_call(node, aten.unflatten):
@@ -180,11 +182,19 @@ class _Literals:
             elif may_infer and not free:
                 new[axis], free = -1, True
             else:
-                graph, common = self.run.module.graph, math.gcd(old, now)
-                with graph.inserting_before(self.node):
-                    part = graph.call_function(operator.floordiv, (new[axis], old // common))
-                    new[axis] = graph.call_function(operator.mul, (part, now // common))
+                new[axis] = self._scaled(new[axis], old, now)
         return new
+
+    def _repeat(self) -> None:
+        """Where one value was repeated, it is so less often."""
+        source, times = self.node.args[0], list(cast(Any, self.node.args[1]))
+        before = self.run.values[cast(Node, source)].shape
+        lead = len(times) - len(before)
+        after = self._shape(self.node)
+        for axis, count in enumerate(times):
+            if isinstance(count, int) and (axis < lead or before[axis - lead] == 1):
+                times[axis] = after[axis]
+        self._set(1, times)
 
     def _slice(self) -> None:
         named = arguments(self.node)
@@ -237,9 +247,24 @@ class _Literals:
     def _groups(self) -> None:
         """A depthwise layer has as many groups as channels."""
         named = arguments(self.node)
-        channels = int(self.run.values[named["input"]].shape[1])
-        if named["groups"] == channels and channels > 1:
-            names = [a.name for a in cast(OpOverload, self.node.target)._schema.arguments]
-            args = [named[n] for n in names]
-            args[names.index("groups")] = self._shape(named["input"])[1]
-            self.node.args, self.node.kwargs = tuple(args), {}
+        channels, left = (
+            int(self.run.values[named["input"]].shape[1]),
+            self._shape(named["input"])[1],
+        )
+        if channels in (1, left) or self.run.value(named["groups"]) != channels:
+            return
+        names = [a.name for a in cast(OpOverload, self.node.target)._schema.arguments]
+        args = [named[n] for n in names]
+        args[names.index("groups")] = (
+            left
+            if isinstance(named["groups"], int)
+            else self._scaled(named["groups"], channels, left)
+        )
+        self.node.args, self.node.kwargs = tuple(args), {}
+
+    def _scaled(self, size: Node, old: int, new: int) -> Node:
+        """A computed size that counts channels times something: the same with fewer channels."""
+        graph, common = self.run.module.graph, math.gcd(old, new)
+        with graph.inserting_before(self.node):
+            part = graph.call_function(operator.floordiv, (size, old // common))
+            return graph.call_function(operator.mul, (part, new // common))

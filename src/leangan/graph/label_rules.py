@@ -128,7 +128,7 @@ def _stack(run: Walk, node: Node) -> Fields:
 
 
 def _expand(run: Walk, node: Node) -> Fields:
-    """An axis that is made by repeating can be cut anywhere: it gets labels of its own."""
+    """An axis that is made by repeating one value can be cut anywhere: it gets its own labels."""
     before, after = run.shape(node.args[0]), run.shape(node)
     sizes: Any = node.args[1]
     before = (1,) * (len(after) - len(before)) + before
@@ -220,7 +220,7 @@ def _acted(run: Walk, node: Node) -> list[int]:
     if is_call(node, aten.pad, aten.constant_pad_nd):
         pads = run.value(named["pad"])
         return [rank - 1 - i // 2 for i in range(0, len(pads), 2) if pads[i] or pads[i + 1]]
-    dims = named.get("dim")
+    dims = named.get("dim", named.get("dims"))
     if dims is not None:
         return [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
     return list(range(2, rank)) if rank > 2 else [rank - 1]
@@ -487,6 +487,40 @@ def _attention(run: Walk, node: Node) -> Fields:
     return tuple(found)
 
 
+def _einsum(run: Walk, node: Node) -> Fields:
+    """Letters that are not put out are summed over; the labels of one letter are one."""
+    equation, parts = node.args[0], node.args[1]
+    left, _, right = str(equation).replace(" ", "").partition("->")
+    terms = left.split(",")
+    shape = run.shape(node)
+    if not right or "." in left or any(len(set(t)) < len(t) for t in terms):
+        return _unknown(run, node)
+    letters: dict[str, Tensor] = {}
+    plain: set[str] = set()
+    for term, part in zip(terms, parts, strict=True):  # type: ignore[arg-type]
+        for made in run.of(part):
+            for left_over in run.labels.collapse(made, made.axes[1:], f"is mixed by {node.name}"):
+                axis = left_over.axes[0]
+                labels = vector(left_over, axis)
+                if term[axis] in letters:
+                    run.labels.merge(letters[term[axis]], labels)
+                else:
+                    letters[term[axis]] = labels
+                if term[axis] not in right:
+                    _read(run, node, part, axis, labels, None, axis)
+        labelled = {term[f.axes[0]] for f in run.of(part)}
+        sizes = run.shape(part)
+        plain |= {a for a, n in zip(term, sizes, strict=True) if n > 1 and a not in labelled}
+    for letter in plain & set(letters):
+        run.labels.freeze(letters.pop(letter), f"meets values that cannot be cut, in {node.name}")
+    return tuple(
+        x
+        for axis, letter in enumerate(right)
+        if letter in letters
+        for x in run.labels.make(spread(letters[letter], shape, axis))
+    )
+
+
 def _summed(
     run: Walk, argument: Any, axis: int, layer: str, batch: Iterable[int]
 ) -> tuple[Tensor, Fields]:
@@ -539,9 +573,8 @@ def _read(
     if not labels.any():
         return
     stored = isinstance(weight, Node) and weight.op == "get_attr"
-    same = run.shape(weight)[weight_axis] == labels.numel()
     path = str(weight.target) if stored else None
-    run.labels.reads.append(Read(node.name, source.name, axis, labels, path, weight_axis, same))
+    run.labels.reads.append(Read(node.name, source.name, axis, labels, path, weight_axis))
 
 
 def _role(
@@ -598,13 +631,14 @@ _register(
     _move,
     "view reshape _unsafe_view permute transpose t squeeze unsqueeze flatten split "
     "split_with_sizes chunk unbind pixel_shuffle pixel_unshuffle channel_shuffle flip movedim "
-    "unflatten narrow repeat tile tensor_split numpy_T mT",
+    "unflatten narrow tensor_split numpy_T mT",
 )
 _register(_slice, "slice")
 _register(_select, "select")
 _register(_cat, "cat concat")
 _register(_stack, "stack")
-_register(_expand, "expand")
+_register(_expand, "expand repeat")
+_register(_einsum, "einsum")
 _register(_create, "full zeros ones rand randn empty")
 _register(_as_real, "view_as_real")
 _register(_as_complex, "view_as_complex")
@@ -623,7 +657,7 @@ _register(
     "max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d "
     "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d "
     "upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d upsample_linear1d "
-    "grid_sampler grid_sampler_2d _fft_r2c _fft_c2r _fft_c2c fft_rfft fft_irfft fft_rfft2 "
+    "grid_sampler grid_sampler_2d roll _fft_r2c _fft_c2r _fft_c2c fft_rfft fft_irfft fft_rfft2 "
     "fft_irfft2 fft_rfftn fft_irfftn fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn",
 )
 _register(_softmax, "softmax _softmax log_softmax _log_softmax cumsum sort")

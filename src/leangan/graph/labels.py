@@ -44,8 +44,6 @@ class Read:
     """Per index of that axis."""
     weight: str | None
     weight_axis: int
-    plain: bool
-    """Whether the weight's axis has the input's indices (no groups)."""
 
 
 @dataclass

@@ -80,7 +80,7 @@ def walk(generator: Generator) -> Walk:
         if node.op == "placeholder":
             run.fields[node] = ()
         elif node.op == "get_attr":
-            run.fields[node] = _stored(run, node, tied)
+            run.fields[node] = _stored(run, node, tied) if node.users else ()
         elif node.op == "output":
             for result in node.all_input_nodes:
                 run.freeze(run.of(result), "reaches the output")
