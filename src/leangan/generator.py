@@ -197,10 +197,12 @@ class Generator:
     def params(self) -> int:
         """The number of learned weights, also of those stored in 8 bits.
 
-        Running statistics and quantization scales are not counted.
+        Running statistics and quantization scales are not counted, weights that several layers
+        share once.
         """
         codes = [b for b in self.program.buffers() if b.dtype == torch.int8]
-        return sum(p.numel() for p in (*self.program.parameters(), *codes))
+        weights = {id(w): w.numel() for w in (*self.program.parameters(), *codes)}
+        return sum(weights.values())
 
     @property
     def bytes(self) -> int:
