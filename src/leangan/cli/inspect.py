@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leangan.cli import options
-from leangan.cli.output import answer
+from leangan.cli.channels import channel_lines, describe_channels
+from leangan.cli.output import answer, stdout_width
 from leangan.cli.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
+    from torch import Tensor
 
     from leangan.generator import Generator, Port
 
@@ -21,9 +24,12 @@ EPILOG = """\b
 Examples:
   leangan inspect zoo:cyclegan-vintage
   leangan inspect netG.pth --layers
+  leangan inspect netG.pth --channels --data photos
   leangan inspect nets.py:Generator --size 1x3x256x256 --args '{"depth": 9}' --json"""
 
 _TOP = 8
+_SAMPLES = 9
+"""Two thirds of them calibrate."""
 _SPATIAL = "HWT"
 _QUANTIZABLE = ("conv", "linear")
 """How operators that can run in 8 bits begin, where their weight is stored."""
@@ -35,6 +41,18 @@ def command(
     layers: Annotated[
         bool, typer.Option("--layers", help="All layers, not only the most expensive.")
     ] = False,
+    channels: Annotated[
+        bool, typer.Option("--channels", help="All groups of channels that can be pruned.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Typical inputs: then criteria that look at feature maps judge channels too.",
+        ),
+    ] = None,
     *,
     loading: options.Loading,
     json_: options.Json = False,
@@ -46,7 +64,25 @@ def command(
             generator = loading.load(model)
             report("Looking for rewrites that apply")
             facts = describe(generator)
-        say(facts, *_lines(facts), _layers_table(facts, every=layers))
+            report("Looking for channels that can be pruned")
+            facts["channels"] = describe_channels(generator, _inputs(generator, data))
+        say(
+            facts,
+            *_lines(facts),
+            _layers_table(facts, every=layers),
+            *channel_lines(facts["channels"], every=channels, width=stdout_width()),
+        )
+
+
+def _inputs(generator: Generator, data: Path | None) -> list[tuple[Tensor, ...]]:
+    """A few real inputs; none where there is no data."""
+    if data is None:
+        return []
+    from leangan import tasks
+    from leangan.search.data import data_path
+
+    samples = tasks.infer(generator).data(generator, data_path(data), limit=_SAMPLES)
+    return [sample.inputs for sample in samples.calibration]
 
 
 def describe(generator: Generator) -> dict[str, Any]:
