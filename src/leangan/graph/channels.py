@@ -277,7 +277,10 @@ class _Classes:
 
     def fixed(self) -> tuple[Fixed, ...]:
         """Stored tensors none of whose axes can lose anything, with the first reason known."""
-        alone = {m.path for g in self.groups() for m in g.members}
+        named = dict(self.run.module.named_parameters(remove_duplicate=False))
+        coupled = {id(named.get(m.path)) for g in self.groups() for m in g.members}
+        # By identity: of a tied tensor's names the members bear one.
+        alone = {path for path, tensor in named.items() if id(tensor) in coupled}
         reasons: dict[int, str] = {}
         for reason, some in self.labels.frozen.items():
             for number in self.class_of[torch.cat(some).numpy()].tolist():

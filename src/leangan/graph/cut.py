@@ -89,12 +89,17 @@ def _straight(mask: Tensor, axis: int) -> bool:
 def _slice_stored(run: Walk, kept: Mapping[Node, Kept]) -> None:
     done: dict[tuple[Any, ...], Tensor] = {}  # a tensor under two names stays one
     paths: set[str] = set()
-    for node in run.module.graph.find_nodes(op="get_attr"):
+    stored = sorted(run.module.graph.find_nodes(op="get_attr"), key=lambda n: not n.users)
+    for node in stored:
         path, tensor = str(node.target), tensor_of(run.module, node)
-        if tensor is None or path in paths or not any(a is not None for a in kept.get(node, ())):
+        if tensor is None or path in paths:
+            continue
+        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
+        cut_here = any(a is not None for a in kept.get(node, ()))
+        # The export reads a tied tensor under one of its names; the others are cut with it.
+        if not cut_here and (node.users or key not in done):
             continue
         paths.add(path)
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
         if key not in done:
             value = tensor.detach()
             for axis, places in enumerate(kept[node]):
