@@ -13,7 +13,7 @@ from leangan.graph.observe import GradientMoments, Moments, observe, observe_gra
 from leangan.graph.replay import Replay
 from leangan.techniques.importance import CRITERIA, Context, criterion, describe_groups
 from leangan.techniques.importance.redundancy import reading, removal_order
-from leangan.techniques.importance.sensitivity import least_important, sensitivity
+from leangan.techniques.importance.sensitivity import least_important, sensitivity, through
 
 NOISE = [
     (torch.rand(1, 3, 24, 28, generator=torch.Generator().manual_seed(i)) * 2 - 1,)
@@ -337,16 +337,16 @@ def test_scaled_scores_add_up_to_the_measured_error():
     context = context_of(Chain(act=nn.ReLU()))
     (group,) = context.coupling.groups
     scores = CRITERIA["l1"].score(context)
-    factors = sensitivity(context, scores, refit=False)
+    scaled = sensitivity(context, scores, refit=False)[group.name]
     removed = least_important(scores[group.name], 0.25)
     assert len(removed) == 2
     net = Chain(act=nn.ReLU())
     with torch.no_grad():
-        whole = [net(x) for (x,) in NOISE[:2]]
+        whole = [net(x) for (x,) in NOISE]
         net.last.weight[:, removed] = 0.0
-        errors = [(net(x) - y).square().mean() for (x,), y in zip(NOISE[:2], whole, strict=True)]
-    found = float(scores[group.name][removed].sum()) * factors[group.name]
-    assert found == pytest.approx(float(sum(errors)) / 2, rel=1e-3)
+        errors = [(net(x) - y).square().mean() for (x,), y in zip(NOISE, whole, strict=True)]
+    assert float(scaled[removed].sum()) == pytest.approx(float(sum(errors)) / 3, rel=1e-3)
+    assert torch.equal(scaled.argsort(), scores[group.name].argsort())
 
 
 def test_with_refit_what_others_explain_costs_nothing():
@@ -358,9 +358,29 @@ def test_with_refit_what_others_explain_costs_nothing():
     (group,) = context.coupling.groups
     scores = {group.name: torch.ones(8).double()}
     scores[group.name][[5, 6]] = 0.1
-    plain = sensitivity(context, scores, refit=False)[group.name]
-    refitted = sensitivity(context, scores, refit=True)[group.name]
-    assert refitted < 1e-3 * plain
+    gone = [5, 6]
+    plain = sensitivity(context, scores, refit=False)[group.name][gone].sum()
+    refitted = sensitivity(context, scores, refit=True)[group.name][gone].sum()
+    assert float(refitted) < 1e-3 * float(plain)
+    assert float(plain) > 0
+
+
+def test_scores_go_through_what_was_measured_and_beyond():
+    scores = torch.tensor([4.0, 1.0, 2.0, 1.0, 8.0]).double()
+    scaled = through(scores, {2: 10.0, 3: 40.0})
+    torch.testing.assert_close(scaled, torch.tensor([60.0, 5.0, 30.0, 5.0, 120.0]).double())
+
+
+def test_a_second_measurement_below_the_first_does_not_make_channels_free():
+    scores = torch.tensor([1.0, 1.0, 1.0, 2.0]).double()
+    scaled = through(scores, {2: 10.0, 3: 4.0})
+    assert float(scaled.min()) == pytest.approx(5.0)
+    assert bool((scaled >= 5.0).all())
+
+
+def test_scores_of_zero_share_what_was_measured():
+    scaled = through(torch.zeros(4).double(), {1: 0.0, 2: 6.0})
+    torch.testing.assert_close(scaled, torch.tensor([0.0, 6.0, 6.0, 6.0]).double())
 
 
 @pytest.mark.parametrize(("width", "count"), [(1, 1), (2, 1), (3, 1), (8, 2)])

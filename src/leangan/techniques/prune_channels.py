@@ -144,13 +144,12 @@ def score_channels(
     progress(f"judging channels by {judge.name}", 1, 1)
     if not measure:
         return scores
-    factors = sensitivity(
+    return sensitivity(
         context,
         scores,
         refit=refit,
         progress=lambda done, of: progress("measuring what the output loses", done, of),
     )
-    return {name: score * factors[name] for name, score in scores.items()}
 
 
 def fixed_shares(generator: Generator, coupling: Coupling) -> dict[str, float]:

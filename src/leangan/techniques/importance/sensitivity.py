@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from leangan.graph.replay import Replay, Substitute
 from leangan.techniques.importance.base import Context, Scores
 from leangan.techniques.importance.redundancy import WIDEST, regular
 
-SHARE = 0.25
-"""Of a group's channels that are taken out to see."""
-PROBES = 2
-PROBE_MACS = 5e11
-"""What all trials together may cost: half a minute on one core. Inputs are cropped to fit."""
+SHARES = (0.25, 0.6)
+"""Of a group's channels that are taken out to see: a few, and many, since damage grows faster than
+any score foresees."""
+PROBES = 6
+PROBE_MACS = 1e12
+"""What all trials together may cost: a minute on one core. Inputs are cropped to fit."""
 LEAST_SIDE = 32
 
 
@@ -30,12 +31,12 @@ def sensitivity(
     *,
     refit: bool,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
-    """By what to multiply each group's scores so that they add up to the output's squared error.
+) -> Scores:
+    """Scores of the same order that add up to the mean squared error of the (first) output.
 
-    Scores of different groups cannot be compared by themselves. So the least important quarter of
-    each group is taken out at everything that reads it, of one or two small samples, and the mean
-    squared error of the (first) output divided by the sum of their scores.
+    Scores of different groups cannot be compared by themselves. So the least important channels
+    of each group, a quarter and then more than half, are taken out at everything that reads them,
+    of a few small samples, and it is measured what that does to the output.
 
     Args:
         context: with at least one sample.
@@ -45,23 +46,56 @@ def sensitivity(
         progress: called with (groups done, groups in all).
     """
     groups = context.coupling.groups
-    probes = cut_inputs(context.generator, context.samples, trials=len(groups))
+    probes = cut_inputs(context.generator, context.samples, trials=len(groups) * len(SHARES))
     replays = [Replay(context.module, inputs) for inputs in probes]
     nodes = {node.name: node for node in context.module.graph.nodes}
-    factors = {}
+    scaled = {}
     for done, group in enumerate(groups, 1):
-        removed = least_important(scores[group.name], SHARE)
-        expected = float(scores[group.name][removed].sum())
-        without = {
-            nodes[reader.node]: _without(context, reader, removed, refit=refit)
-            for reader in group.readers
-        }
-        errors = [float((r.changed(without) - r.output).square().mean()) for r in replays]
-        measured = sum(errors) / len(errors)
-        factors[group.name] = measured / expected if expected > 0 else 0.0
+        points = {}
+        for share in SHARES:
+            removed = least_important(scores[group.name], share)
+            if len(removed) in points:
+                continue
+            without = {
+                nodes[reader.node]: _without(context, reader, removed, refit=refit)
+                for reader in group.readers
+            }
+            errors = [float((r.changed(without) - r.output).square().mean()) for r in replays]
+            points[len(removed)] = sum(errors) / len(errors)
+        scaled[group.name] = through(scores[group.name], points)
         if progress:
             progress(done, len(groups))
-    return factors
+    return scaled
+
+
+def through(scores: Tensor, points: Mapping[int, float]) -> Tensor:
+    """Scores scaled piece by piece so that the n lowest add up to what was measured at n.
+
+    Never less than those of channels that go before: where removing more was measured to harm
+    less, the measurement is not believed.
+
+    Args:
+        scores: float64 (width,), none negative.
+        points: by number of channels, ascending, the damage of removing so many.
+    """
+    order = scores.argsort(stable=True)
+    ranked = scores[order]
+    result = torch.empty_like(ranked)
+    start, before = 0, 0.0
+    ends = list(points.items())
+    for place, (end, damage) in enumerate(ends):
+        piece = ranked[start:end]
+        rise, total = max(damage - before, 0.0), float(piece.sum())
+        result[start:end] = piece * (rise / total) if total > 0 else rise / (end - start)
+        if place == len(ends) - 1:  # nothing was measured beyond
+            last = float(result[end - 1])
+            lowest = float(ranked[end - 1])
+            result[end:] = ranked[end:] * (last / lowest) if lowest > 0 else last
+        start, before = end, damage
+    rising = result.cummax(0).values
+    # A hair more for each, so that sorting gives the same order back.
+    rising = rising * (1 + 1e-9 * torch.arange(len(rising), dtype=rising.dtype))
+    return torch.empty_like(rising).scatter(0, order, rising)
 
 
 def least_important(scores: Tensor, share: float) -> list[int]:
@@ -115,12 +149,10 @@ def _filled(
 def cut_inputs(
     generator: Generator, samples: Sequence[tuple[Tensor, ...]], *, trials: int
 ) -> list[tuple[Tensor, ...]]:
-    """One or two samples, cropped in the middle until `trials` runs from halfway are affordable."""
+    """A few samples, cropped in the middle until `trials` runs from halfway are affordable."""
     chosen = list(samples[:PROBES])
     probes = [_cropped(generator, inputs, 1.0) for inputs in chosen]
     cost = sum(sum(layer.macs for layer in layers(generator, p)) for p in probes) / 2 * trials
-    if cost > PROBE_MACS and len(chosen) > 1:
-        chosen, cost = chosen[:1], cost / len(chosen)
     spatial = max(sum(letter in "HWT" for letter in p.layout) for p in generator.signature.inputs)
     share = min((PROBE_MACS / cost) ** (1 / max(spatial, 1)), 1.0)
     return [_cropped(generator, inputs, share) for inputs in chosen]
