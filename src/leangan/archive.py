@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ import torch
 
 # The operators of quantized programs exist once this was imported.
 import torch.ao.quantization.fx._decomposed
+from torch.export import ExportedProgram
 
+from leangan import compact
 from leangan.errors import LeanganError, UnsafeFile
 from leangan.files import atomic
 from leangan.generator import Generator, Signature, Step
@@ -30,12 +33,15 @@ METADATA = "leangan.json"
 _MEMBERS = re.compile(
     r"[^/]+/("
     r"data/weights/(weight_\d+|\w+_weights_config\.json)"
+    r"|data/compact/\w+/weight_\d+"
     r"|data/constants/(tensor_\d+|\w+_constants_config\.json)"
     r"|data/sample_inputs/\w+\.pt"  # must be empty, see below
     r"|models/\w+\.json|extra/leangan\.json|archive_format|archive_version|byteorder"
     r"|\.data/(version|serialization_id|alignment)|\.format_version|\.storage_alignment"
     r")"
 )
+_ITEM_BYTES = {6: 2, 7: 4, 13: 2}
+"""Bytes per element of float16, float32 and bfloat16, by their numbers in PyTorch's schema."""
 _TARGET = re.compile(
     r"torch\.ops\.(aten|quantized_decomposed|torchao)\.\w+\.\w+"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem)"
@@ -120,8 +126,85 @@ def save(generator: Generator, path: Path | str) -> Path:
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(_compacted(buffer).getbuffer())
     return path
+
+
+def _compacted(buffer: io.BytesIO) -> io.BytesIO:
+    """The archive with each weight in its shortest form; as it was where plain bytes are best."""
+    with zipfile.ZipFile(buffer) as archive:
+        forms = {}
+        for name, (_, itemsize) in _weights(archive).items():
+            form = compact.encode(archive.read(name), itemsize)
+            if form is not None:
+                forms[name] = form
+        if not forms:
+            return buffer
+        result = io.BytesIO()
+        with zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as made:
+            for info in archive.infolist():
+                if info.filename in forms:
+                    folder, payload = forms[info.filename]
+                    place = info.filename.replace("data/weights/", f"data/compact/{folder}/")
+                    made.writestr(place, payload)
+                else:
+                    made.writestr(info.filename, archive.read(info))
+    return result
+
+
+def _expanded(path: Path) -> Path | io.BytesIO:
+    """What PyTorch's reader can read: plain bytes for each weight."""
+    with zipfile.ZipFile(path) as archive:
+        compacted = [n for n in archive.namelist() if "/data/compact/" in n]
+        if not compacted:
+            return path
+        weights = _weights(archive)
+        result = io.BytesIO()
+        with zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as made:
+            for info in archive.infolist():
+                content = archive.read(info)
+                name = info.filename
+                if name in compacted:
+                    root, _, place = name.partition("/data/compact/")
+                    form, _, weight = place.partition("/")
+                    name = f"{root}/data/weights/{weight}"
+                    if name not in weights:
+                        raise LeanganError(f"{path} is damaged: nothing is known of {weight}.")
+                    try:
+                        content = compact.decode(form, content, *weights[name])
+                    except LeanganError as error:
+                        raise LeanganError(f"{path} is damaged: {error} ({weight}).") from error
+                made.writestr(name, content)
+    result.seek(0)
+    return result
+
+
+def _weights(archive: zipfile.ZipFile) -> dict[str, tuple[int, int]]:
+    """Per member that holds a weight its number of elements and bytes per element."""
+    found = {}
+    for name in archive.namelist():
+        if name.endswith("_weights_config.json"):
+            folder = name.rpartition("/")[0]
+            for payload in json.loads(archive.read(name))["config"].values():
+                meta = payload["tensor_meta"]
+                itemsize = _ITEM_BYTES.get(meta["dtype"])
+                if itemsize is not None:
+                    count = math.prod(int(size["as_int"]) for size in meta["sizes"])
+                    found[f"{folder}/{payload['path_name']}"] = count, itemsize
+    return found
+
+
+def _tie(program: ExportedProgram, path: Path) -> None:
+    """Weights that are one tensor under several names in the file are one again."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("_weights_config.json"):
+                first: dict[str, str] = {}
+                for weight, payload in json.loads(archive.read(name))["config"].items():
+                    whole = json.dumps([payload["path_name"], payload["tensor_meta"]])
+                    known = first.setdefault(whole, weight)
+                    if known != weight:
+                        program.state_dict[weight] = program.state_dict[known]
 
 
 def is_archive(path: Path) -> bool:
@@ -142,7 +225,8 @@ def open_archive(path: Path | str) -> Generator:
     path = Path(path)
     metadata = _known(check(path), path)
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(_expanded(path))
+        _tie(program, path)
         return Generator(
             program,
             Signature.from_json(metadata["signature"]),

@@ -88,7 +88,8 @@ def prune_weights(
         masks = [_largest(s, amount or 0.0) for s in scores]
     else:
         masks = _split(_largest(torch.cat([s.flatten() for s in scores]), amount or 0.0), scores)
-    new = {w.path: w.tensor * m for w, m in zip(weights, masks, strict=True)}
+    # Not a product: that makes negative zeros of negative weights.
+    new = {w.path: torch.where(m, w.tensor, 0.0) for w, m in zip(weights, masks, strict=True)}
     zeros = {w.name: int((new[w.path] == 0).sum()) for w in weights}
     total = sum(w.tensor.numel() for w in weights)
     settings = {
