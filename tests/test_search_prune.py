@@ -342,3 +342,15 @@ def test_zeros_are_counted_where_they_multiply(net):
         module[0].bias.zero_()
     generator = lg.load(module, example_inputs=(1, 4))
     assert zero_share(generator) == pytest.approx(8 / 24)
+
+
+def test_zeros_shrink_the_file_and_promise_no_time(net, photos, tmp_path):
+    result = prune(
+        net, photos, tmp_path / "s.pt2", weights=0.5, by="random", only=["conv*"], limit=3
+    )
+    facts = result.facts
+    assert facts["after"]["zeros"] == pytest.approx(0.5, abs=0.01)
+    assert facts["after"]["params"] == facts["before"]["params"]
+    assert facts["widths"] == []
+    assert any("Zeros save no time" in w for w in facts["warnings"])
+    assert zero_share(lg.load(tmp_path / "s.pt2")) == facts["after"]["zeros"]

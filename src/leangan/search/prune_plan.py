@@ -13,6 +13,7 @@ from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.techniques.importance import CRITERIA
 from leangan.techniques.prune_channels import prune_channels
+from leangan.techniques.prune_weights import prune_weights
 
 AMOUNTS = ("channels", "macs", "params", "weights")
 WEIGHTS_BY = ("magnitude", "random")
@@ -134,13 +135,11 @@ class PrunePlan:
             UsageError: so little cannot be reached, or the generator is quantized already.
         """
         if self.weights is not None:
-            from leangan.techniques.prune_weights import prune_weights
-
             progress("Setting weights to zero")
             return prune_weights(
                 generator,
                 self.weights,
-                by=self.by or WEIGHTS_BY[0],
+                by="random" if self.by == "random" else "magnitude",
                 scope="layer" if self.per_layer else "global",
                 pattern=self.pattern,
                 only=self.only or None,
