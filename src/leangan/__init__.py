@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leangan.sources import load
     from leangan.sources.transplant import transplant
     from leangan.techniques.calibrate import calibrate
+    from leangan.techniques.codebook import codebook
     from leangan.techniques.prune_channels import prune_channels
     from leangan.techniques.prune_weights import prune_weights
     from leangan.techniques.quantize_linear import quantize
@@ -33,6 +34,7 @@ __all__ = [
     "Signature",
     "bench",
     "calibrate",
+    "codebook",
     "compress",
     "evaluate",
     "export",
@@ -51,6 +53,7 @@ _HOMES = {
     "LeanganError": "leangan.errors",
     "load": "leangan.sources",
     "calibrate": "leangan.techniques.calibrate",
+    "codebook": "leangan.techniques.codebook",
     "prune_channels": "leangan.techniques.prune_channels",
     "prune_weights": "leangan.techniques.prune_weights",
     "quantize": "leangan.techniques.quantize_linear",

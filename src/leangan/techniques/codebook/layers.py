@@ -1,0 +1,148 @@
+"""The weights of a generator that get a codebook, and what their inputs look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from leangan.errors import LeanganError, UsageError
+from leangan.generator import Generator
+from leangan.graph.observe import Moments, observe
+from leangan.graph.operators import aten, is_call, read_convolution
+from leangan.graph.rewrite import tensor_of
+
+
+@dataclass
+class Layer:
+    """One stored weight, with the first layer that reads it."""
+
+    name: str
+    path: str
+    weight: Tensor
+    axis: int
+    """The output-channel axis."""
+    x: Node
+    x_axis: int
+    bias: str | None
+    transposed: bool
+    groups: int
+    stride: int
+    """Product of the strides."""
+    direct: bool
+    """Whether the layer reads the weight itself, not what is computed of it."""
+    shared: bool = False
+    mean: Tensor | None = None
+    power: Tensor | None = None
+    """Mean and mean square of each input channel on calibration data, float64."""
+
+    def over_inputs(self, values: Tensor) -> Tensor:
+        """Numbers per input channel, laid out beside the weight (broadcastable to it)."""
+        rest = (1,) * (self.weight.dim() - 2)
+        if self.transposed:
+            return values.reshape(-1, 1, *rest)
+        per = values.reshape(self.groups, -1)
+        return per.repeat_interleave(self.weight.shape[0] // self.groups, 0).reshape(
+            self.weight.shape[0], -1, *rest
+        )
+
+
+def find_layers(
+    generator: Generator, module: GraphModule, only: Sequence[str] | None
+) -> list[Layer]:
+    """The weights of convolutions and linear layers, each once, in the order of the graph.
+
+    Raises:
+        UsageError: a pattern of `only` fits no layer.
+        LeanganError: there is no layer with stored weights.
+    """
+    found: dict[int, Layer] = {}
+    for node in module.graph.nodes:
+        if conv := read_convolution(node):
+            weight, bias, axis = conv.weight, conv.bias, int(conv.transposed)
+            more: tuple[Any, ...] = (1, conv.transposed, conv.groups, math.prod(conv.stride))
+            rank = conv.axes + 2
+        elif is_call(node, aten.linear):
+            weight, axis, rank = node.args[1], 0, 2
+            bias = node.args[2] if len(node.args) > 2 else None
+            more = (-1, False, 1, 1)
+        else:
+            continue
+        path = _stored(module, weight)
+        if path is None:
+            continue
+        tensor = module.get_parameter(path)
+        if not tensor.is_floating_point():
+            continue
+        if id(tensor) in found:
+            found[id(tensor)].shared = True
+            continue
+        direct = tensor_of(module, weight) is not None
+        bias_path = str(bias.target) if bias is not None and _own(module, bias) else None
+        x_axis, transposed, groups, stride = more
+        found[id(tensor)] = Layer(
+            path.removesuffix(".weight"), path, tensor.detach(), axis + tensor.dim() - rank,
+            node.args[0], x_axis, bias_path, transposed, groups, stride, direct,
+        )  # fmt: skip
+    layers = list(found.values())
+    if not layers:
+        raise LeanganError(f"{generator.name} has no convolution or linear layer with weights.")
+    for pattern in only or ():
+        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
+            raise UsageError(
+                f"{generator.name} has no layer {pattern!r}; `leangan inspect --layers` lists them."
+            )
+    return [w for w in layers if only is None or any(fnmatchcase(w.name, p) for p in only)]
+
+
+def look_at_inputs(
+    module: GraphModule, layers: Sequence[Layer], samples: Sequence[tuple[Tensor, ...]], seed: int
+) -> None:
+    """Fill in mean and power of each layer's input channels."""
+    wanted: dict[tuple[str, int], Moments] = {}
+    for layer in layers:
+        if layer.direct:
+            wanted.setdefault((layer.x.name, layer.x_axis), Moments(layer.x_axis, seed=seed))
+    by_node: dict[str, list[Moments]] = {}
+    for (name, _), moments in wanted.items():
+        by_node.setdefault(name, []).append(moments)
+    observe(module, samples, by_node)
+    for layer in layers:
+        if layer.direct:
+            seen = wanted[layer.x.name, layer.x_axis]
+            layer.mean = seen.mean
+            layer.power = seen.covariance.diagonal() + seen.mean.square()
+
+
+def _own(module: GraphModule, node: Any) -> bool:
+    """Whether a bias is a stored vector that only one layer reads."""
+    stored = tensor_of(module, node)
+    if not isinstance(stored, nn.Parameter):
+        return False
+    readers = sum(
+        len(n.users)
+        for n in module.graph.find_nodes(op="get_attr")
+        if tensor_of(module, n) is stored
+    )
+    return readers == 1
+
+
+def _stored(module: GraphModule, node: Any) -> str | None:
+    """The largest stored parameter that a weight is made of, by operators that move or scale."""
+    best: str | None = None
+    most, todo = 0, [node]
+    while todo:
+        one = todo.pop()
+        if not isinstance(one, Node) or read_convolution(one) or is_call(one, aten.linear):
+            continue
+        tensor = tensor_of(module, one)
+        if tensor is None:
+            todo.extend(one.all_input_nodes)
+        elif isinstance(tensor, nn.Parameter) and tensor.dim() > 1 and tensor.numel() > most:
+            best, most = str(one.target), tensor.numel()
+    return best
