@@ -40,6 +40,8 @@ _MEMBERS = re.compile(
     r"|\.data/(version|serialization_id|alignment)|\.format_version|\.storage_alignment"
     r")"
 )
+_MOST_EXPANSION = 128
+"""How many times its zipped size a member may have; graphs reach about 30."""
 _ITEM_BYTES = {6: 2, 7: 4, 13: 2}
 """Bytes per element of float16, float32 and bfloat16, by their numbers in PyTorch's schema."""
 _TARGET = re.compile(
@@ -134,8 +136,8 @@ def _compacted(buffer: io.BytesIO) -> io.BytesIO:
     """The archive with each weight in its shortest form; as it was where plain bytes are best."""
     with zipfile.ZipFile(buffer) as archive:
         forms = {}
-        for name, (_, itemsize) in _weights(archive).items():
-            form = compact.encode(archive.read(name), itemsize)
+        for name, (shape, itemsize) in _weights(archive).items():
+            form = compact.encode(archive.read(name), itemsize, shape)
             if form is not None:
                 forms[name] = form
         if not forms:
@@ -148,7 +150,9 @@ def _compacted(buffer: io.BytesIO) -> io.BytesIO:
                     place = info.filename.replace("data/weights/", f"data/compact/{folder}/")
                     made.writestr(place, payload)
                 else:
-                    made.writestr(info.filename, archive.read(info))
+                    # Beside weights of a few bits the graph is no small part of the file.
+                    method = zipfile.ZIP_DEFLATED if "/models/" in info.filename else None
+                    made.writestr(info.filename, archive.read(info), method, 9)
     return result
 
 
@@ -171,7 +175,8 @@ def _expanded(path: Path) -> Path | io.BytesIO:
                     if name not in weights:
                         raise LeanganError(f"{path} is damaged: nothing is known of {weight}.")
                     try:
-                        content = compact.decode(form, content, *weights[name])
+                        shape, itemsize = weights[name]
+                        content = compact.decode(form, content, math.prod(shape), itemsize)
                     except LeanganError as error:
                         raise LeanganError(f"{path} is damaged: {error} ({weight}).") from error
                 made.writestr(name, content)
@@ -179,8 +184,8 @@ def _expanded(path: Path) -> Path | io.BytesIO:
     return result
 
 
-def _weights(archive: zipfile.ZipFile) -> dict[str, tuple[int, int]]:
-    """Per member that holds a weight its number of elements and bytes per element."""
+def _weights(archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Per member that holds a weight its shape and bytes per element."""
     found = {}
     for name in archive.namelist():
         if name.endswith("_weights_config.json"):
@@ -189,8 +194,8 @@ def _weights(archive: zipfile.ZipFile) -> dict[str, tuple[int, int]]:
                 meta = payload["tensor_meta"]
                 itemsize = _ITEM_BYTES.get(meta["dtype"])
                 if itemsize is not None:
-                    count = math.prod(int(size["as_int"]) for size in meta["sizes"])
-                    found[f"{folder}/{payload['path_name']}"] = count, itemsize
+                    shape = tuple(int(size["as_int"]) for size in meta["sizes"])
+                    found[f"{folder}/{payload['path_name']}"] = shape, itemsize
     return found
 
 
@@ -256,6 +261,11 @@ def check(path: Path) -> dict[str, Any] | None:
                     raise UnsafeFile(
                         f"{path} holds {name!r}, which a generator file has no use for and which "
                         "could run code; it was not opened."
+                    )
+                if info.file_size > _MOST_EXPANSION * max(info.compress_size, 4096):
+                    raise UnsafeFile(
+                        f"{path}: {name!r} would expand to {info.file_size} bytes, far more than "
+                        "a generator's would; it was not opened."
                     )
                 if "/sample_inputs/" in name and info.file_size:
                     raise UnsafeFile(

@@ -11,17 +11,25 @@ from typing import Protocol
 
 import numpy as np
 
+from leangan.compact_codebook import Codebook
 from leangan.errors import LeanganError
 
 
 class Form(Protocol):
     """One way to store the elements of a tensor."""
 
-    name: str
-    """The folder of such payloads in the file."""
+    @property
+    def name(self) -> str:
+        """The folder of such payloads in the file."""
+        ...
 
-    def encode(self, elements: np.ndarray) -> bytes | None:
-        """The payload of a flat array of unsigned integers; None where the form does not fit."""
+    def encode(self, elements: np.ndarray, shape: tuple[int, ...]) -> bytes | None:
+        """The payload of a flat array of unsigned integers; None where the form does not fit.
+
+        Args:
+            elements: of a tensor, in its order.
+            shape: of the tensor.
+        """
         ...
 
     def decode(self, payload: bytes, count: int, dtype: np.dtype) -> np.ndarray:
@@ -44,7 +52,7 @@ class Sparse:
 
     name: str = "sparse"
 
-    def encode(self, elements: np.ndarray) -> bytes | None:
+    def encode(self, elements: np.ndarray, shape: tuple[int, ...]) -> bytes | None:
         """Shorter as soon as more than one of 32 float32 elements is zero."""
         there = elements != 0  # of bits: a negative zero is kept
         return np.packbits(there).tobytes() + elements[there].tobytes()
@@ -62,17 +70,19 @@ class Sparse:
         return elements
 
 
-FORMS: tuple[Form, ...] = (Sparse(),)
+FORMS: tuple[Form, ...] = (Sparse(), Codebook())
 
 
-def encode(raw: bytes, itemsize: int) -> tuple[str, bytes] | None:
+def encode(
+    raw: bytes, itemsize: int, shape: tuple[int, ...] | None = None
+) -> tuple[str, bytes] | None:
     """The shortest form of a tensor's bytes and its payload; None where plain bytes are best."""
     if itemsize not in (2, 4) or not raw:
         return None
     elements = np.frombuffer(raw, np.dtype(f"<u{itemsize}"))
     best: tuple[str, bytes] | None = None
     for form in FORMS:
-        payload = form.encode(elements)
+        payload = form.encode(elements, elements.shape if shape is None else shape)
         if payload is not None and len(payload) < len(best[1] if best else raw):
             best = form.name, payload
     return best
