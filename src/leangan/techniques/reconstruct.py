@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.channels import Sliced
-from leangan.graph.operators import arguments, aten, is_call, only_user
+from leangan.graph.operators import aten, is_call, only_user
 from leangan.graph.rewrite import tensor_of
 from leangan.techniques.least_squares import Sums, draw, pieces, refit, share_out
 from leangan.techniques.lockstep import Lockstep
@@ -115,7 +115,7 @@ def _refit_layer(walk: Lockstep, layer: Layer) -> None:
     constant = old.new_zeros(old.shape[0] * old.shape[1]) if bias is None else bias.float()
     mixed, mixed_constant = _mixed(walk, layer, old, constant)
     parts = phases(layer, kernel)
-    intercept = bias is not None and len(parts) == 1 and not problem.normed
+    intercept = bias is not None and len(parts) == 1
     new = old.clone()
     for phase in parts:
         unknowns = old.shape[2] * len(phase.taps)
@@ -145,7 +145,7 @@ def _refit_layer(walk: Lockstep, layer: Layer) -> None:
         if intercept and bias is not None:
             bias.copy_((found[..., -1] - _moved(new[..., phase.taps], shift)).flatten())
     weight.copy_(stored_weight(layer, new.unflatten(3, kernel) if kernel else new[..., 0]))
-    if bias is not None and not intercept and not problem.normed:
+    if bias is not None and not intercept:
         bias.copy_(mixed_constant)
         _centre(walk, layer, bias)
 
@@ -171,10 +171,6 @@ class _Problem:
     def __init__(self, walk: Lockstep, layer: Layer, kernel: tuple[int, ...]) -> None:
         self.layer = layer
         user = only_user(layer.node)
-        # An instance norm takes each map's mean away: only what varies within one has to fit.
-        self.normed = is_call(user, aten.instance_norm) and bool(
-            arguments(user)["use_input_stats"]  # type: ignore[arg-type]
-        )
         self.saturating = user if is_call(user, aten.tanh, aten.sigmoid) else None
         self.inputs = pieces(walk.values(layer.x))
         self.targets = pieces(walk.originals(layer.node))
@@ -200,13 +196,10 @@ class _Problem:
         chosen = draw(counts, max(_LEAST_ROWS, _ROWS * unknowns))
         found = Sums.empty(groups, unknowns, outputs), Sums.empty(groups, unknowns, outputs)
         for piece, (places, rows) in enumerate(zip(chosen, self.rows, strict=True)):
-            x = rows.inputs(phase, places, means[piece] if self.normed else shift)
+            x = rows.inputs(phase, places, shift)
             y = rows.outputs(self.targets[piece].float(), phase, places)
             weight = self._weight(y)
-            if self.normed:
-                mean = self.targets[piece].float().movedim(axis, 0).flatten(1).mean(1)
-                y = y - mean.reshape(groups, 1, outputs)
-            elif constant is not None and not intercept:
+            if constant is not None and not intercept:
                 y = y - constant.reshape(groups, 1, outputs)
             if intercept:
                 x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)

@@ -65,8 +65,9 @@ def match_statistics(walk: Lockstep, node: Node) -> None:
         return
     new_mean, new_var = _moments(walk.values(source))
     old_mean, old_var = _moments(walk.originals(source))
+    # The statistics of all data lie where they lay, in units of the spread of these inputs.
     ratio = (new_var + named["eps"]) / (old_var + named["eps"])
-    mean.add_(new_mean - old_mean)
+    mean.copy_(new_mean + (mean - old_mean) * ratio.sqrt())
     var.add_(named["eps"]).mul_(ratio).sub_(named["eps"]).clamp_(min=0)
 
 
