@@ -16,7 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from leangan import __version__
-from leangan.cli import bench, compress, doctor, evaluate, export, inspect, prune, run, zoo
+from leangan.cli import (
+    bench,
+    compress,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    prune,
+    quantize,
+    run,
+    zoo,
+)
 from leangan.cli.settings import SETTINGS
 from leangan.errors import LeanganError
 
@@ -40,7 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (inspect, compress, prune, evaluate, run, bench, export, doctor):
+for _module in (inspect, compress, prune, quantize, evaluate, run, bench, export, doctor):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EPILOG)(_module.command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -1,0 +1,98 @@
+"""`leangan quantize` as people type it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from task_nets import Smooth, image_generator
+
+import leangan as lg
+from leangan.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    image_generator(Smooth(), size=32).save(folder / "net.pt2")
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        picture = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_codebook_is_written_and_told(capsys):
+    words = ("--bits", "4", "--codebook", "--data", "photos", "-o", "small.pt2", "--json")
+    assert main(["quantize", "net.pt2", *words]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["bits"] == 4
+    assert facts["codebook"]
+    assert facts["after"]["file_bytes"] == os.path.getsize("small.pt2")
+    assert facts["after"]["file_bytes"] < facts["before"]["file_bytes"]
+    assert facts["quality"]["psnr"]["mean"] > 20
+    made = lg.load("small.pt2")
+    assert made.history[-1].name == "quantize_codebook"
+    assert set(made.history[-1].measured["layers"]) == set(facts["layers"])
+
+
+def test_words_for_people(capsys):
+    words = ("--bits", "3", "--codebook", "--data", "photos", "-o", "told.pt2")
+    assert main(["quantize", "net.pt2", *words]) == 0
+    out = capsys.readouterr().out
+    for word in ("times smaller", "quality", "coarsest", "save no time", "told.pt2"):
+        assert word in out
+
+
+def test_int8_is_written(capsys):
+    assert main(["quantize", "net.pt2", "--data", "photos", "-o", "int8.pt2"]) == 0
+    assert lg.load("int8.pt2").history[-1].name == "quantize_linear"
+
+
+def test_codebooks_need_no_data(capsys):
+    assert main(["quantize", "net.pt2", "--bits", "4", "--codebook", "-o", "none.pt2"]) == 0
+    assert "random inputs only" in capsys.readouterr().out
+
+
+def test_same_seed_same_weights(capsys):
+    for name in ("a.pt2", "b.pt2"):
+        words = ("--bits", "4", "--codebook", "--data", "photos", "--seed", "3", "-o", name)
+        assert main(["quantize", "net.pt2", *words]) == 0
+    a, b = (lg.load(name).program.state_dict for name in ("a.pt2", "b.pt2"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bits", "4", "-o", "x.pt2"), "--codebook"),
+        (("--bits", "1", "--codebook", "-o", "x.pt2"), "2<=x<=8"),
+        (("--codebook", "-o", "x.onnx"), ".pt2"),
+        (("--codebook", "-o", "photos"), ".pt2"),
+        (("--codebook", "--only", "nothing", "-o", "x.pt2"), "nothing"),
+        (("--only", "a", "-o", "x.pt2"), "--only"),
+        (("--codebook", "--data", "nowhere", "-o", "x.pt2"), "nowhere"),
+    ],
+)
+def test_wrong_use_is_refused_and_nothing_written(words, told, capsys):
+    assert main(["quantize", "net.pt2", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") or "Error: " in error
+    assert told in error
+    assert not os.path.exists("x.pt2")
+
+
+def test_what_is_quantized_is_refused(capsys):
+    assert main(["quantize", "net.pt2", "--data", "photos", "-o", "once.pt2"]) == 0
+    assert main(["quantize", "once.pt2", "--codebook", "-o", "x.pt2"]) == 2
+    assert "quantized already" in capsys.readouterr().err
