@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,14 +31,11 @@ class Layer:
     bias: str | None
     transposed: bool
     groups: int
-    stride: int
-    """Product of the strides."""
     direct: bool
     """Whether the layer reads the weight itself, not what is computed of it."""
     shared: bool = False
-    mean: Tensor | None = None
     power: Tensor | None = None
-    """Mean and mean square of each input channel on calibration data, float64."""
+    """Mean square of each input channel on calibration data, float64."""
 
     def over_inputs(self, values: Tensor) -> Tensor:
         """Numbers per input channel, laid out beside the weight (broadcastable to it)."""
@@ -65,12 +61,12 @@ def find_layers(
     for node in module.graph.nodes:
         if conv := read_convolution(node):
             weight, bias, axis = conv.weight, conv.bias, int(conv.transposed)
-            more: tuple[Any, ...] = (1, conv.transposed, conv.groups, math.prod(conv.stride))
+            more: tuple[Any, ...] = (1, conv.transposed, conv.groups)
             rank = conv.axes + 2
         elif is_call(node, aten.linear):
             weight, axis, rank = node.args[1], 0, 2
             bias = node.args[2] if len(node.args) > 2 else None
-            more = (-1, False, 1, 1)
+            more = (-1, False, 1)
         else:
             continue
         path = _stored(module, weight)
@@ -84,10 +80,10 @@ def find_layers(
             continue
         direct = tensor_of(module, weight) is not None
         bias_path = str(bias.target) if bias is not None and _own(module, bias) else None
-        x_axis, transposed, groups, stride = more
+        x_axis, transposed, groups = more
         found[id(tensor)] = Layer(
             path.removesuffix(".weight"), path, tensor.detach(), axis + tensor.dim() - rank,
-            node.args[0], x_axis, bias_path, transposed, groups, stride, direct,
+            node.args[0], x_axis, bias_path, transposed, groups, direct,
         )  # fmt: skip
     layers = list(found.values())
     if not layers:
@@ -103,7 +99,7 @@ def find_layers(
 def look_at_inputs(
     module: GraphModule, layers: Sequence[Layer], samples: Sequence[tuple[Tensor, ...]], seed: int
 ) -> None:
-    """Fill in mean and power of each layer's input channels."""
+    """Fill in the power of each layer's input channels."""
     wanted: dict[tuple[str, int], Moments] = {}
     for layer in layers:
         if layer.direct:
@@ -115,7 +111,6 @@ def look_at_inputs(
     for layer in layers:
         if layer.direct:
             seen = wanted[layer.x.name, layer.x_axis]
-            layer.mean = seen.mean
             layer.power = seen.covariance.diagonal() + seen.mean.square()
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
+from leangan.techniques.codebook.feedback import one_thread, round_with_feedback
 from leangan.techniques.codebook.kmeans import INITS, Init, kmeans, nearest, powers_of_two
 from leangan.techniques.codebook.layers import Layer, find_layers, look_at_inputs
 from leangan.techniques.order import refuse_quantized
 
 Samples = Sequence[tuple[Tensor, ...]]
 _OVERHEAD = 0.45
-"""Bits per weight that codebooks may cost; about what entropy coding saves on the indices."""
+"""Bits per weight that codebooks may cost; entropy coding saves about as much on the indices."""
 _HALF = 5
 """Up to so many bits, levels of 16 bits are finer than the steps between them by far."""
 
@@ -50,7 +51,8 @@ def codebook(
         generator: float, not quantized.
         bits: 2 to 8; a codebook has 2^bits levels.
         data: calibration inputs. With them a weight counts as much as the mean square of the
-            input channel that it multiplies, and biases make up for what the mean output moved.
+            input channel that it multiplies, weights are rounded so that the layer's output keeps
+            (see feedback.py), and biases make up for what its mean moved.
         per: one codebook per "tensor", or per "group" of output channels, as small as keeps the
             codebooks below half a bit per weight.
         init: how k-means starts, see `kmeans`.
@@ -71,25 +73,43 @@ def codebook(
     refuse_quantized(generator, "Fit codebooks")
     module = generator.module()
     layers = find_layers(generator, module, only)
-    if data is not None:
-        look_at_inputs(module, layers, data, seed)
-    new: dict[str, Tensor] = {}
-    seen: dict[str, Any] = {}
-    for done, layer in enumerate(layers):
-        groups = 1 if per == "tensor" else group_count(layer.weight, layer.axis, bits)
-        made = _quantize(layer, bits, groups, init, levels, seed)
-        new[layer.path] = made
-        error = float((made - layer.weight).double().square().sum())
-        power = float(layer.weight.double().square().sum())
-        seen[layer.name] = {
-            "codebooks": groups,
-            "snr_db": None if error == 0 or power == 0 else _db(power / error),
-        }
-        shifted = _shifted_bias(module.get_parameter, layer, made)
-        if layer.bias is not None and shifted is not None:
-            new[layer.bias] = shifted
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
-            progress(done + 1, len(layers))
+            progress(done, len(layers))
+
+    new: dict[str, Tensor] = {}
+    with one_thread():
+        if data is not None:
+            look_at_inputs(module, layers, data, seed)
+        groups = {
+            w.path: 1 if per == "tensor" else group_count(w.weight, w.axis, bits) for w in layers
+        }
+        books: dict[str, tuple[Tensor, Tensor]] = {}
+        for layer in layers:
+            count = groups[layer.path]
+            found = _levels(layer, bits, count, init, levels, seed)
+            if data is not None and layer.direct and not layer.shared:
+                channels = layer.weight.shape[layer.axis]
+                outs = torch.arange(channels) * count // channels
+                # Groups of a transposed convolution share the axis of output channels.
+                whole = outs.repeat(layer.groups) if layer.transposed else outs
+                books[layer.path] = found, whole
+            else:
+                new[layer.path] = _round(layer, count, found)
+                tell()
+        if data is not None and books:
+            made = generator.module()
+            for path, value in new.items():
+                made.get_parameter(path).data.copy_(value)
+            biases = {layer.bias for layer in layers if layer.bias is not None}
+            round_with_feedback(module, made, books, biases, data, seed, tell)
+            for path in [*books, *biases]:
+                new[path] = made.get_parameter(path).detach()
+    seen = {layer.name: _seen(layer, new[layer.path], groups[layer.path]) for layer in layers}
     settings = {
         "bits": bits,
         "per": per,
@@ -118,41 +138,44 @@ def group_count(weight: Tensor, axis: int, bits: int) -> int:
     return 1
 
 
-def _quantize(layer: Layer, bits: int, groups: int, init: Init, kind: str, seed: int) -> Tensor:
-    """The weight with each value at a level of its codebook."""
-    lined = layer.weight.movedim(layer.axis, 0)
-    rows = lined.reshape(groups, -1)
+def _levels(layer: Layer, bits: int, groups: int, init: Init, kind: str, seed: int) -> Tensor:
+    """Ascending levels, float64 (groups, 2^bits)."""
+    rows = layer.weight.movedim(layer.axis, 0).reshape(groups, -1)
     counts = torch.ones_like(layer.weight, dtype=torch.float64)
     if layer.power is not None and float(layer.power.sum()) > 0:
         power = layer.power.clamp_min(float(layer.power.mean()) * 1e-3)
         counts = counts * layer.over_inputs(power)
     counts = counts.movedim(layer.axis, 0).reshape(groups, -1)
     zeros = rows == 0
-    pruned = bool(zeros.any())
     number = 2**bits
     if kind == "power-of-two":
-        found = powers_of_two(rows, counts, number)
-    elif pruned:  # zero is a level of its own, and the others need not care for it
+        return powers_of_two(rows, counts, number)
+    pruned = bool(zeros.any())
+    if pruned:  # zero is a level of its own, and the others need not care for it
         found = kmeans(rows, torch.where(zeros, 0.0, counts), number - 1, init=init, seed=seed)
     else:
         found = kmeans(rows, counts, number, init=init, seed=seed)
     if bits <= _HALF:
         found = found.to(torch.bfloat16).double()
-    if pruned and kind != "power-of-two":
+    if pruned:
         found = torch.cat([found, torch.zeros(groups, 1, dtype=torch.float64)], 1)
-    found = found.float().double().sort(dim=1).values
-    taken = found.gather(1, nearest(rows, found))
-    taken = torch.where(zeros, 0.0, taken).to(layer.weight.dtype)
+    return found.to(layer.weight.dtype).double().sort(dim=1).values
+
+
+def _round(layer: Layer, groups: int, levels: Tensor) -> Tensor:
+    """The weight with each value at the nearest level; zero stays zero."""
+    lined = layer.weight.movedim(layer.axis, 0)
+    rows = lined.reshape(groups, -1)
+    taken = levels.gather(1, nearest(rows, levels)).to(layer.weight.dtype)
+    taken = torch.where(rows == 0, 0.0, taken)
     return taken.reshape(lined.shape).movedim(0, layer.axis).contiguous()
 
 
-def _shifted_bias(stored: Callable[[str], Tensor], layer: Layer, made: Tensor) -> Tensor | None:
-    """The bias that takes off again what rounding added to the mean of each output channel."""
-    if layer.mean is None or layer.bias is None or layer.shared or layer.transposed:
-        return None
-    moved = (made - layer.weight).double() * layer.over_inputs(layer.mean)
-    bias = stored(layer.bias).detach()
-    return (bias.double() - moved.flatten(1).sum(1)).to(bias.dtype)
+def _seen(layer: Layer, made: Tensor, groups: int) -> dict[str, Any]:
+    error = float((made - layer.weight).double().square().sum())
+    power = float(layer.weight.double().square().sum())
+    snr = None if error == 0 or power == 0 else _db(power / error)
+    return {"codebooks": groups, "snr_db": snr}
 
 
 def _db(ratio: float) -> float:
