@@ -300,11 +300,21 @@ def _norm(run: Walk, node: Node) -> Any:
     """Batch and instance norm: each channel (axis 1) has its numbers."""
     named = arguments(node)
     shape = run.shape(node.args[0])
-    fields = run.of(node.args[0])
+    fields = _of_channels(run, node)
     for name in ("weight", "bias", "running_mean", "running_var"):
         fields = _with_vector(run, node, fields, shape, named.get(name), 1)
     value = run.values[node]
     return [fields] + [()] * (len(value) - 1) if isinstance(value, tuple | list) else fields
+
+
+def _of_channels(run: Walk, node: Node) -> Fields:
+    """The fields of a norm's input; what varies over space is mixed there."""
+    space = range(2, len(run.shape(node.args[0])))
+    return tuple(
+        left
+        for made in run.of(node.args[0])
+        for left in run.labels.collapse(made, space, f"is mixed over space by {node.name}")
+    )
 
 
 def _with_vector(
@@ -333,7 +343,7 @@ def _group_norm(run: Walk, node: Node) -> Any:
     named = arguments(node)
     groups = run.value(named.get("num_groups", named.get("group")))
     shape = run.shape(node.args[0])
-    fields = run.of(node.args[0])
+    fields = _of_channels(run, node)
     for name in ("weight", "bias"):
         fields = _with_vector(run, node, fields, shape, named.get(name), 1)
     if shape[1] > groups:
