@@ -242,9 +242,7 @@ def _lines(facts: dict[str, Any], report: Path | None) -> list[Any]:
         )
     for stuck in facts["fixed"]:
         paths = ", ".join(stuck["paths"][:3]) + (", ..." if len(stuck["paths"]) > 3 else "")
-        lines.append(
-            f"{'fixed':<9}{stuck['share']:.1%} of the weights: {paths} {stuck['reason']}"
-        )
+        lines.append(f"{'fixed':<9}{stuck['share']:.1%} of the weights: {paths} {stuck['reason']}")
     lines += [f"{'note':<9}{note}" for note in facts["notes"]]
     lines += [f"{'warning':<9}{warning}" for warning in facts["warnings"]]
     lines.append(f"{'written':<9}{facts['file']}")

@@ -145,7 +145,12 @@ def _extras(
         "samples": _samples(lab, task, written),
         "layers": _layers(lab, written, calibration) if written else [],
         "steps": [
-            {"name": s.name, "settings": dict(s.settings), "measured": dict(s.measured)}
+            # Which channels were kept is in generator.pt2; hundreds of numbers say little here.
+            {
+                "name": s.name,
+                "settings": dict(s.settings),
+                "measured": {k: v for k, v in s.measured.items() if k != "kept"},
+            }
             for s in (written.generator.history if written else ())
         ],
         "command": command,

@@ -23,6 +23,7 @@ from leangan.techniques.allocate import Budget, Keep, allocate
 from leangan.techniques.calibration_inputs import Samples, calibration_inputs
 from leangan.techniques.importance import Context, Criterion, criterion
 from leangan.techniques.importance.sensitivity import sensitivity
+from leangan.techniques.order import refuse_quantized
 from leangan.techniques.reconstruct import reconstruct as refit_weights
 from leangan.techniques.width_cost import Resource, WidthCost
 
@@ -87,7 +88,7 @@ def prune_channels(
     """
     budget = _budget(ratio, macs, params, scope, multiple)
     judge = criterion(by)
-    _refuse_quantized(generator)
+    refuse_quantized(generator, "Prune channels")
     tick = progress or (lambda what, done, of: None)
     tick("finding coupled channels", 0, 1)
     coupling = _chosen(generator, couple(generator), only)
@@ -223,15 +224,6 @@ def _budget(
         return Budget(macs, "macs", scope, multiple)
     assert params is not None
     return Budget(params, "params", scope, multiple)
-
-
-def _refuse_quantized(generator: Generator) -> None:
-    for node in generator.program.graph.nodes:
-        if "quantize" in str(node.target):
-            raise UsageError(
-                f"{generator.name} is quantized already, and its 8-bit numbers belong to all of "
-                "its channels: prune the float generator first, then quantize what comes out."
-            )
 
 
 def _chosen(generator: Generator, coupling: Coupling, only: Sequence[str] | None) -> Coupling:
