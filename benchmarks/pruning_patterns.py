@@ -14,8 +14,8 @@ keeps its shape, but removed other things than whole groups of coupled channels.
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,6 +38,8 @@ from leangan.testing.patterns import PATTERNS, settle
 from leangan.testing.silence import Wrong, check, silenced
 
 Inputs = tuple[Tensor, ...]
+PATIENCE = 120
+"""Seconds after which Torch-Pruning's turn on one network ends."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,26 @@ def translated(coupling: Coupling, left: dict[str, list[int]]) -> dict[str, list
     return keep
 
 
+class _OutOfTime(BaseException):
+    """No Exception, so that nobody's handler swallows it."""
+
+
+def _out_of_time(number: int, frame: object) -> None:
+    raise _OutOfTime
+
+
 def row(case: Case) -> str:
     generator = lg.load(case.module(), example_inputs=case.inputs[0])
     coupling = couple(generator)
-    results = [ours(case, generator, coupling), theirs(copy.copy(case), generator, coupling)]
+    results = [ours(case, generator, coupling)]
+    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.alarm(PATIENCE)
+    try:
+        results.append(theirs(case, generator, coupling))
+    except _OutOfTime:
+        results.append(Outcome(None, f"not done after {PATIENCE} s"))
+    finally:
+        signal.alarm(0)
     cells = [c for r in results for c in ("-" if r.left is None else f"{r.left:.0%}", r.verdict)]
     return f"| {case.name} | {' | '.join(cells)} |"
 
