@@ -17,6 +17,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -178,7 +179,7 @@ def table(
         except Exception as error:  # whatever a third party raises is a result
             print(f"| Torch-Pruning, {label} | | | {type(error).__name__} | | |", flush=True)
             continue
-        row(f"Torch-Pruning {tp.__version__}, {label}{note}", "no", share, cut, start)
+        row(f"Torch-Pruning {version('torch-pruning')}, {label}{note}", "no", share, cut, start)
 
 
 def main() -> None:
