@@ -27,7 +27,7 @@ from leangan.techniques.patches import (
 )
 from leangan.techniques.refit_norms import match_norm, match_statistics
 
-_ROWS = 4
+_ROWS = 8
 """Rows for each unknown: neighbouring positions are much alike, so that more tell little new."""
 _LEAST_ROWS = 4096
 _MOST_UNKNOWNS = 4608
