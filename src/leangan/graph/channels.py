@@ -193,7 +193,9 @@ class _Classes:
         # Straight already: each row along some axis is of one class, or classes vary nowhere else.
         if any(all(len(r) == 1 for r in rows[a]) for a in axes):
             return False
-        best = max(axes, key=lambda a: (sum(-1 not in r for r in rows[a]), a))
+        # What comes again along an axis (the pixels of a shuffle) counts once.
+        alike = {a: {tuple(r) for r in rows[a] if -1 not in r} for a in axes}
+        best = max(axes, key=lambda a: (len(alike[a]), a))
         for row, places in zip(labels.movedim(best, 0), np.moveaxis(seen, best, 0), strict=True):
             if (places == -1).any():
                 self.labels.freeze(row.unique(), "shares a row with what is fixed")

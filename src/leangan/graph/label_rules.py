@@ -70,6 +70,16 @@ def _move(run: Walk, node: Node) -> Any:
     return tuple(x for m in made for x in run.labels.make(m))
 
 
+def _pixel_shuffle(run: Walk, node: Node) -> Fields:
+    """A channel goes with all its pixels, also where an unshuffle would part them again."""
+    rank = run.values[node].dim()
+    return tuple(
+        left
+        for made in _move(run, node)
+        for left in run.labels.collapse(made, [rank - 2, rank - 1], "becomes pixels of one channel")
+    )
+
+
 def _slice(run: Walk, node: Node) -> Fields:
     named = arguments(node)
     axis = _axis(run, named["self"], named["dim"])
@@ -640,9 +650,10 @@ def _register(rule: Rule, names: str) -> None:
 _register(
     _move,
     "view reshape _unsafe_view permute transpose t squeeze unsqueeze flatten split "
-    "split_with_sizes chunk unbind pixel_shuffle pixel_unshuffle channel_shuffle flip movedim "
+    "split_with_sizes chunk unbind pixel_unshuffle channel_shuffle flip movedim "
     "unflatten narrow tensor_split numpy_T mT",
 )
+_register(_pixel_shuffle, "pixel_shuffle")
 _register(_slice, "slice")
 _register(_select, "select")
 _register(_cat, "cat concat")

@@ -64,6 +64,21 @@ class UnshuffleMiddle(nn.Module):
         return self.last(x)
 
 
+class ShuffleUndone(nn.Module):
+    """Enlarged and made small again: twice by operators, the second time to one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = conv(3, 20), conv(20, 4), conv(4, 9)
+        self.last = conv(9, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 3, H, W)."""
+        x = F.pixel_unshuffle(F.relu(F.pixel_shuffle(self.first(image), 2)), 2)
+        x = F.pixel_unshuffle(torch.tanh(F.pixel_shuffle(self.second(x), 2)), 2)
+        return self.last(F.relu(self.third(x)))
+
+
 class UNet(nn.Module):
     """Two levels; each skip is concatenated to what came up from below."""
 
@@ -163,6 +178,8 @@ PATTERNS = (
             "second.weight": 8}, _LAST),
     Pattern("pixel-unshuffle-middle", UnshuffleMiddle, IMAGES, {"first.weight": 6,
             "second.weight": 5}, _LAST),
+    Pattern("pixel-shuffle-undone", ShuffleUndone, IMAGES, {"first.weight": 5,
+            "third.weight": 9}, ("second.weight", "last.weight")),
     Pattern("unet", UNet, IMAGES, {"down1.weight": 8, "down2.weight": 12, "inner.weight": 14,
             "up2.weight": 10}, ("up1.weight",)),
     Pattern("dense-block", DenseBlock, IMAGES, {"head.weight": 8, "end.weight": 8,
