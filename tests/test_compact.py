@@ -121,3 +121,12 @@ def test_a_huge_shape_is_refused_before_memory_is_taken(generator, tmp_path):
             new.writestr(name, data)
     with pytest.raises(LeanganError, match="damaged"):
         lg.load(bad)
+
+
+def test_a_weight_stored_twice_is_refused(generator, tmp_path):
+    bad = hostile(generator, tmp_path, lambda name, data: (name, data))
+    with zipfile.ZipFile(bad, "a") as archive:
+        name = next(n for n in archive.namelist() if "/compact/" in n)
+        archive.writestr(name.replace("compact/sparse", "weights"), b"\0" * 16)
+    with pytest.raises(LeanganError, match="twice"):
+        lg.load(bad)

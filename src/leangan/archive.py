@@ -179,6 +179,8 @@ def _expanded(path: Path) -> Path | io.BytesIO:
                         content = compact.decode(form, content, math.prod(shape), itemsize)
                     except LeanganError as error:
                         raise LeanganError(f"{path} is damaged: {error} ({weight}).") from error
+                if name in made.NameToInfo:
+                    raise LeanganError(f"{path} is damaged: it holds {name} twice.")
                 made.writestr(name, content)
     result.seek(0)
     return result

@@ -1,7 +1,7 @@
 """Set the least important weights to zero.
 
 Han, Pool, Tran, Dally: Learning both Weights and Connections for Efficient Neural Networks
-(NeurIPS 2015). Zeros make a file smaller (leangan stores them as a bitmask, see sparse.py); no
+(NeurIPS 2015). Zeros make a file smaller (leangan stores them as a bitmask, see compact.py); no
 CPU runtime computes faster for them.
 """
 
