@@ -149,6 +149,8 @@ def test_interrupted_it_leaves_nothing(folder):
          "--channels", "0.5", "-o", str(place / "s.pt2")],
         cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell lets its background jobs ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert started.stderr.readline() == "Loading the model\n"
     time.sleep(0.2)
