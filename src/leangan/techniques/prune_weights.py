@@ -7,38 +7,20 @@ CPU runtime computes faster for them.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch import Tensor
 
-from leangan.errors import LeanganError, UsageError
+from leangan.errors import UsageError
 from leangan.generator import Generator, Step
-from leangan.graph.operators import aten, is_call, read_convolution
-from leangan.graph.rewrite import tensor_of
+from leangan.graph.weights import StoredWeight, stored_weights, with_weights
 from leangan.techniques.order import refuse_quantized
 
 _PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """One stored weight of one or more layers."""
-
-    path: str
-    name: str
-    kind: str
-    """The operator: conv2d, conv_transpose1d, linear, ..."""
-    axis: int
-    """The input axis."""
-    tensor: Tensor
 
 
 def prune_weights(
@@ -83,7 +65,7 @@ def prune_weights(
     rng = torch.Generator().manual_seed(seed)
     scores = [_score(w.tensor, by, rng) for w in weights]
     if kept is not None:
-        masks = [_neighbours(s, w.axis, *kept) for s, w in zip(scores, weights, strict=True)]
+        masks = [_neighbours(s, w.in_axis, *kept) for s, w in zip(scores, weights, strict=True)]
     elif scope == "layer":
         masks = [_largest(s, amount or 0.0) for s in scores]
     else:
@@ -102,7 +84,7 @@ def prune_weights(
     }
     measured = {"zeros": zeros, "weights": total, "share": sum(zeros.values()) / total}
     step = Step("prune_weights", settings, measured)
-    return generator.then(_with_weights(generator, new), step)
+    return generator.then(with_weights(generator, new), step)
 
 
 def cubic_sparsity(step: int, begin: int, end: int, initial: float, final: float) -> float:
@@ -176,10 +158,8 @@ def _neighbours(scores: Tensor, axis: int, kept: int, of: int) -> Tensor:
     return mask.movedim(-1, axis)
 
 
-def _chosen(generator: Generator, only: Sequence[str] | None) -> list[_Weight]:
-    weights = _weights(generator)
-    if not weights:
-        raise LeanganError(f"{generator.name} has no convolution or linear layer with weights.")
+def _chosen(generator: Generator, only: Sequence[str] | None) -> list[StoredWeight]:
+    weights = stored_weights(generator, generator.module())
     for pattern in only or ():
         if not any(_matches(w, pattern) for w in weights):
             kinds = ", ".join(sorted({w.kind for w in weights}))
@@ -190,53 +170,5 @@ def _chosen(generator: Generator, only: Sequence[str] | None) -> list[_Weight]:
     return [w for w in weights if only is None or any(_matches(w, p) for p in only)]
 
 
-def _matches(weight: _Weight, pattern: str) -> bool:
+def _matches(weight: StoredWeight, pattern: str) -> bool:
     return fnmatchcase(weight.kind, pattern) or fnmatchcase(weight.name, pattern)
-
-
-def _weights(generator: Generator) -> list[_Weight]:
-    """The weights of all convolutions and linear layers, stored or computed from stored ones."""
-    module = generator.module()
-    found: dict[int, _Weight] = {}
-    for node in module.graph.nodes:
-        if conv := read_convolution(node):
-            source, axis, rank = conv.weight, 0 if conv.transposed else 1, conv.axes + 2
-        elif is_call(node, aten.linear):
-            source, axis, rank = node.args[1], 1, 2
-        else:
-            continue
-        path = _stored(module, source)
-        if path is None:
-            continue
-        tensor = module.get_parameter(path)
-        name = path.removesuffix(".weight")
-        kind = str(node.target).split(".")[1]
-        # A modulated weight may be stored with an axis of 1 in front.
-        axis += tensor.dim() - rank
-        found.setdefault(id(tensor), _Weight(path, name, kind, axis, tensor))
-    return list(found.values())
-
-
-def _stored(module: GraphModule, node: Any) -> str | None:
-    """The largest stored parameter that a weight is made of, by operators that move or scale."""
-    best: str | None = None
-    most, todo = 0, [node]
-    while todo:
-        one = todo.pop()
-        if not isinstance(one, Node) or read_convolution(one) or is_call(one, aten.linear):
-            continue
-        tensor = tensor_of(module, one)
-        if tensor is None:
-            todo.extend(one.all_input_nodes)
-        elif isinstance(tensor, nn.Parameter) and tensor.dim() > 1 and tensor.numel() > most:
-            best, most = str(one.target), tensor.numel()
-    return best
-
-
-def _with_weights(generator: Generator, new: dict[str, Tensor]) -> ExportedProgram:
-    """The same program with other values in some weights; what was tied stays so."""
-    program = copy.copy(generator.program)
-    state = generator.program.state_dict
-    changed = {id(state[path]): nn.Parameter(value.detach()) for path, value in new.items()}
-    program._state_dict = {name: changed.get(id(t), t) for name, t in state.items()}
-    return program

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from leangan.errors import LeanganError, UsageError
+from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.observe import Moments, observe
-from leangan.graph.operators import aten, is_call, read_convolution
 from leangan.graph.rewrite import tensor_of
+from leangan.graph.weights import stored_weights
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Layer:
     groups: int
     direct: bool
     """Whether the layer reads the weight itself, not what is computed of it."""
-    shared: bool = False
+    shared: bool
     power: Tensor | None = None
     """Mean square of each input channel on calibration data, float64."""
 
@@ -57,37 +57,15 @@ def find_layers(
         UsageError: a pattern of `only` fits no layer.
         LeanganError: there is no layer with stored weights.
     """
-    found: dict[int, Layer] = {}
-    for node in module.graph.nodes:
-        if conv := read_convolution(node):
-            weight, bias, axis = conv.weight, conv.bias, int(conv.transposed)
-            more: tuple[Any, ...] = (1, conv.transposed, conv.groups)
-            rank = conv.axes + 2
-        elif is_call(node, aten.linear):
-            weight, axis, rank = node.args[1], 0, 2
-            bias = node.args[2] if len(node.args) > 2 else None
-            more = (-1, False, 1)
-        else:
-            continue
-        path = _stored(module, weight)
-        if path is None:
-            continue
-        tensor = module.get_parameter(path)
-        if not tensor.is_floating_point():
-            continue
-        if id(tensor) in found:
-            found[id(tensor)].shared = True
-            continue
-        direct = tensor_of(module, weight) is not None
-        bias_path = str(bias.target) if bias is not None and _own(module, bias) else None
-        x_axis, transposed, groups = more
-        found[id(tensor)] = Layer(
-            path.removesuffix(".weight"), path, tensor.detach(), axis + tensor.dim() - rank,
-            node.args[0], x_axis, bias_path, transposed, groups, direct,
-        )  # fmt: skip
-    layers = list(found.values())
-    if not layers:
-        raise LeanganError(f"{generator.name} has no convolution or linear layer with weights.")
+    layers = [
+        Layer(
+            w.name, w.path, w.tensor.detach(), w.out_axis, w.x, 1 if w.conv else -1,
+            str(w.bias.target) if w.bias is not None and _own(module, w.bias) else None,
+            w.transposed, w.conv.groups if w.conv else 1, w.direct, w.shared,
+        )
+        for w in stored_weights(generator, module)
+        if w.tensor.is_floating_point()
+    ]  # fmt: skip
     for pattern in only or ():
         if not any(fnmatchcase(layer.name, pattern) for layer in layers):
             raise UsageError(
@@ -125,19 +103,3 @@ def _own(module: GraphModule, node: Any) -> bool:
         if tensor_of(module, n) is stored
     )
     return readers == 1
-
-
-def _stored(module: GraphModule, node: Any) -> str | None:
-    """The largest stored parameter that a weight is made of, by operators that move or scale."""
-    best: str | None = None
-    most, todo = 0, [node]
-    while todo:
-        one = todo.pop()
-        if not isinstance(one, Node) or read_convolution(one) or is_call(one, aten.linear):
-            continue
-        tensor = tensor_of(module, one)
-        if tensor is None:
-            todo.extend(one.all_input_nodes)
-        elif isinstance(tensor, nn.Parameter) and tensor.dim() > 1 and tensor.numel() > most:
-            best, most = str(one.target), tensor.numel()
-    return best

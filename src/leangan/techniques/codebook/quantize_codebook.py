@@ -7,15 +7,15 @@ output channels, as few as its bytes are worth.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
+from leangan.graph.weights import with_weights
 from leangan.techniques.codebook.feedback import one_thread, round_with_feedback
 from leangan.techniques.codebook.kmeans import INITS, Init, kmeans, nearest, powers_of_two
 from leangan.techniques.codebook.layers import Layer, find_layers, look_at_inputs
@@ -120,11 +120,7 @@ def codebook(
         "data": len(data) if data is not None else 0,
     }
     step = Step("quantize_codebook", settings, {"layers": seen})
-    program = copy.copy(generator.program)
-    state = generator.program.state_dict
-    changed = {id(state[path]): nn.Parameter(value) for path, value in new.items()}
-    program._state_dict = {name: changed.get(id(t), t) for name, t in state.items()}
-    return generator.then(program, step)
+    return generator.then(with_weights(generator, new), step)
 
 
 def group_count(weight: Tensor, axis: int, bits: int) -> int:
