@@ -186,32 +186,34 @@ def _expanded(path: Path) -> Path | io.BytesIO:
     return result
 
 
+def _index(archive: zipfile.ZipFile) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Per weight the member that holds it, its name, and all that is said of it."""
+    for member in archive.namelist():
+        if member.endswith("_weights_config.json"):
+            folder = member.rpartition("/")[0]
+            for name, payload in json.loads(archive.read(member))["config"].items():
+                yield f"{folder}/{payload['path_name']}", name, payload
+
+
 def _weights(archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], int]]:
     """Per member that holds a weight its shape and bytes per element."""
     found = {}
-    for name in archive.namelist():
-        if name.endswith("_weights_config.json"):
-            folder = name.rpartition("/")[0]
-            for payload in json.loads(archive.read(name))["config"].values():
-                meta = payload["tensor_meta"]
-                itemsize = _ITEM_BYTES.get(meta["dtype"])
-                if itemsize is not None:
-                    shape = tuple(int(size["as_int"]) for size in meta["sizes"])
-                    found[f"{folder}/{payload['path_name']}"] = shape, itemsize
+    for member, _, payload in _index(archive):
+        meta = payload["tensor_meta"]
+        itemsize = _ITEM_BYTES.get(meta["dtype"])
+        if itemsize is not None:
+            found[member] = tuple(int(size["as_int"]) for size in meta["sizes"]), itemsize
     return found
 
 
 def _tie(program: ExportedProgram, path: Path) -> None:
     """Weights that are one tensor under several names in the file are one again."""
+    first: dict[str, str] = {}
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith("_weights_config.json"):
-                first: dict[str, str] = {}
-                for weight, payload in json.loads(archive.read(name))["config"].items():
-                    whole = json.dumps([payload["path_name"], payload["tensor_meta"]])
-                    known = first.setdefault(whole, weight)
-                    if known != weight:
-                        program.state_dict[weight] = program.state_dict[known]
+        for member, name, payload in _index(archive):
+            known = first.setdefault(json.dumps([member, payload["tensor_meta"]]), name)
+            if known != name:
+                program.state_dict[name] = program.state_dict[known]
 
 
 def is_archive(path: Path) -> bool:

@@ -205,6 +205,11 @@ class Generator:
         return sum(weights.values())
 
     @property
+    def quantized(self) -> bool:
+        """Whether some of it is computed in fewer bits: it can no longer be pruned or refitted."""
+        return any("quantize" in str(node.target) for node in self.program.graph.nodes)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all stored tensors: weights, statistics, scales."""
         tensors = {**self.program.state_dict, **self.program.constants}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -110,7 +110,16 @@ def couple(generator: Generator) -> Coupling:
     """
     run = walk(generator)
     classes = _Classes(run)
-    return Coupling(classes.groups(), classes.fixed())
+    groups = classes.groups()
+    return Coupling(groups, classes.fixed(groups))
+
+
+def by_reason(fixed: Iterable[Fixed]) -> dict[str, list[Fixed]]:
+    """What cannot be pruned, gathered by the reason."""
+    found: dict[str, list[Fixed]] = {}
+    for one in fixed:
+        found.setdefault(one.reason, []).append(one)
+    return found
 
 
 def slice_module(
@@ -277,10 +286,10 @@ class _Classes:
                 )
         return tuple(found)
 
-    def fixed(self) -> tuple[Fixed, ...]:
+    def fixed(self, groups: Sequence[Group]) -> tuple[Fixed, ...]:
         """Stored tensors none of whose axes can lose anything, with the first reason known."""
         named = dict(self.run.module.named_parameters(remove_duplicate=False))
-        coupled = {id(named.get(m.path)) for g in self.groups() for m in g.members}
+        coupled = {id(named.get(m.path)) for g in groups for m in g.members}
         # By identity: of a tied tensor's names the members bear one.
         alone = {path for path, tensor in named.items() if id(tensor) in coupled}
         reasons: dict[int, str] = {}

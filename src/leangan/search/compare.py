@@ -131,7 +131,7 @@ def bench(
     say("Loading the model")
     model = open_model(source, **loading)
     generator = model.generator
-    quantized = any(s.name == "quantize_linear" for s in generator.history)
+    quantized = generator.quantized
     workers = threads or os.cpu_count() or 1
     with Lab(generator, None, Data((), ()), workers, say) as lab:
         for name in names:

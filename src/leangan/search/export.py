@@ -44,7 +44,7 @@ def export(
     """
     (name,) = runtime_names([runtime])
     backend = runtimes.get(name)
-    quantized = any(step.name == "quantize_linear" for step in generator.history)
+    quantized = generator.quantized
     choices = backend.precisions(quantized=quantized)
     wanted = precision or next(iter(choices), None)
     if wanted is None or wanted not in choices:

@@ -129,7 +129,7 @@ def compress(
 
 def _check_order(generator: Generator, recipe: Path | None) -> None:
     """Pruning comes first: known before anything is run."""
-    if any(step.name == "quantize_linear" for step in generator.history):
+    if generator.quantized:
         raise UsageError(
             f"{recipe} prunes, and {generator.name} is quantized already: give the float "
             "generator. The order is prune, rewrite, quantize."

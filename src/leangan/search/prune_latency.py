@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import Tensor
 
 from leangan import runtimes
-from leangan.errors import LeanganError, QualityNotReached, UsageError
+from leangan.errors import LeanganError, QualityNotReached
 from leangan.generator import Generator, Step
-from leangan.graph.channels import Coupling, couple, slice_module
+from leangan.graph.channels import couple, slice_module
 from leangan.graph.rewrite import recapture
 from leangan.measure.latency import Timing, paired, speedup
 from leangan.search.candidate import Candidate
@@ -23,7 +22,7 @@ from leangan.tasks.base import Data
 from leangan.techniques.allocate import Budget, allocate, ladder
 from leangan.techniques.calibration_inputs import calibration_inputs
 from leangan.techniques.importance import CRITERIA, Context, criterion
-from leangan.techniques.prune_channels import score_channels
+from leangan.techniques.prune_channels import chosen_groups, score_channels
 from leangan.techniques.width_cost import WidthCost
 
 _TRIES = 6
@@ -130,15 +129,7 @@ class Narrower:
             progress: called as progress(message, done, total).
         """
         self._generator, self._plan = generator, plan
-        every = couple(generator)
-        only = plan.only or ("*",)
-        groups = [g for g in every.groups if any(fnmatchcase(g.name, p) for p in only)]
-        self._coupling = Coupling(tuple(groups), every.fixed)
-        if not groups:
-            raise UsageError(
-                f"{generator.name} has no group of channels {' or '.join(map(repr, only))}; "
-                "`leangan inspect --channels` lists them."
-            )
+        self._coupling = chosen_groups(generator, couple(generator), plan.only or None)
         judge = criterion(plan.by or next(iter(CRITERIA)))
         used = calibration_inputs(
             generator, self._coupling, judge, samples, reconstruct=plan.reconstruct, seed=seed

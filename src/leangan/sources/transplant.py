@@ -45,7 +45,7 @@ def transplant(generator: Generator, module: nn.Module) -> nn.Module:
             it computes); the layer and the line are named.
     """
     name = type(module).__name__
-    if any(step.name == "quantize_linear" for step in generator.history):
+    if generator.quantized:
         raise UsageError(
             f"{generator.name} is quantized, and a module of float layers cannot hold that; "
             "transplant before you quantize."

@@ -8,9 +8,8 @@ from leangan.generator import Generator
 
 def refuse_quantized(generator: Generator, doing: str) -> None:
     """Raise UsageError when a generator is quantized: its 8-bit numbers belong to its weights."""
-    for node in generator.program.graph.nodes:
-        if "quantize" in str(node.target):
-            raise UsageError(
-                f"{generator.name} is quantized already, and its numbers belong to the weights "
-                f"that it has. {doing} first, then quantize what comes out."
-            )
+    if generator.quantized:
+        raise UsageError(
+            f"{generator.name} is quantized already, and its numbers belong to the weights that "
+            f"it has. {doing} first, then quantize what comes out."
+        )

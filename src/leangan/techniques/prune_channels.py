@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Step
-from leangan.graph.channels import Coupling, Sliced, couple, slice_module
+from leangan.graph.channels import Coupling, Sliced, by_reason, couple, slice_module
 from leangan.graph.cost import macs as count_macs
 from leangan.graph.rewrite import recapture
 from leangan.techniques.allocate import Budget, Keep, allocate
@@ -91,7 +91,7 @@ def prune_channels(
     refuse_quantized(generator, "Prune channels")
     tick = progress or (lambda what, done, of: None)
     tick("finding coupled channels", 0, 1)
-    coupling = _chosen(generator, couple(generator), only)
+    coupling = chosen_groups(generator, couple(generator), only)
     samples = calibration_inputs(
         generator, coupling, judge, data, reconstruct=reconstruct, seed=seed
     )
@@ -155,11 +155,11 @@ def score_channels(
 
 def fixed_shares(generator: Generator, coupling: Coupling) -> dict[str, float]:
     """Per reason the share of the parameters that no channel can be removed from."""
-    shares: dict[str, float] = {}
-    for fixed in coupling.fixed:
-        share = fixed.params / max(generator.params, 1)
-        shares[fixed.reason] = shares.get(fixed.reason, 0.0) + share
-    return shares
+    whole = max(generator.params, 1)
+    return {
+        reason: sum(one.params for one in ones) / whole
+        for reason, ones in by_reason(coupling.fixed).items()
+    }
 
 
 def _cut(
@@ -226,8 +226,13 @@ def _budget(
     return Budget(params, "params", scope, multiple)
 
 
-def _chosen(generator: Generator, coupling: Coupling, only: Sequence[str] | None) -> Coupling:
-    """The coupling with the wanted groups alone."""
+def chosen_groups(generator: Generator, coupling: Coupling, only: Sequence[str] | None) -> Coupling:
+    """The coupling with the wanted groups alone.
+
+    Raises:
+        UsageError: a pattern of `only` fits none.
+        LeanganError: there are no groups at all; the reasons and their shares are named.
+    """
     if not coupling.groups:
         shares = fixed_shares(generator, coupling).items()
         reasons = "; ".join(f"{share:.0%} of the parameters: {why}" for why, share in shares)
