@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from leangan import sources, tasks
-from leangan.errors import LeanganError, UnknownValue, UsageError
+from leangan import sources
+from leangan.errors import UsageError
 from leangan.generator import Generator
-from leangan.graph.channels import Coupling, Fixed, couple
+from leangan.graph.channels import Coupling, by_reason, couple
 from leangan.graph.cost import macs as count_macs
 from leangan.measure.size import zipped_bytes
 from leangan.report.json_report import finite
@@ -25,24 +22,18 @@ from leangan.report.pruning import write_pruning
 from leangan.report.words import conditions, floor_words, metric_value, share
 from leangan.runtimes.base import Artifact
 from leangan.search.compare import runtime_names
-from leangan.search.data import affordable, data_path
+from leangan.search.judge import FAR, RANDOM_ONLY, quality_of, task_samples
 from leangan.search.prune_latency import Narrower, Speed, Stopwatch, budget_for
 from leangan.search.prune_maps import draw_groups
 from leangan.search.prune_plan import AMOUNTS, PrunePlan
 from leangan.tasks.arrays import draws_inputs
-from leangan.tasks.base import Data, Sample, Task
-from leangan.tasks.calibration import check_inputs
+from leangan.tasks.base import Sample, Task
 from leangan.tasks.preview import panels, to_data_uri
-from leangan.tasks.quality import signal_quality
 from leangan.techniques.calibration_inputs import draw
 
 Progress = Callable[..., None]
-_FAR = 1_000_003
-"""Seeds this far apart share no samples."""
 _DRAWN_FROM = 8
 _SHOWN = 2
-_RANDOM = 4
-"""Random inputs to judge on when there are no samples."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +138,12 @@ def prune(
     workers = threads or os.cpu_count() or 1
     say("Loading the model")
     original = source if isinstance(source, Generator) else sources.load(source, **loading or {})
+    say("Reading the data")
     must = plan.needs_data and not draws_inputs(original)
-    task, samples, judged_on = _samples(original, data, limit, seed, say, must=must)
+    task, samples, judged_on = task_samples(original, data, limit, seed, must=must)
     # Latents are drawn in numbers where no data is given, far from those that it is judged on.
     used = [s.inputs for s in samples.calibration] if data is not None else None
-    seed = seed if data is not None else seed * _FAR + _FAR // 2
+    seed = seed if data is not None else seed * FAR + FAR // 2
     tried: list[dict[str, float]] = []
     speed: Speed | None = None
     with contextlib.ExitStack() as stack:
@@ -177,7 +169,9 @@ def prune(
         ],
         "before": _size(original),
         "after": _size(pruned),
-        "quality": _quality(original, pruned, task, samples.held_out),
+        "quality": quality_of(
+            original, pruned, task, samples.held_out, cure="prune less, or by another criterion"
+        ),
         "judged_on": judged_on,
         "speed": speed.to_json() if speed else None,
         "tried": tried,
@@ -213,11 +207,8 @@ def prune(
 def fixed(generator: Generator, coupling: Coupling) -> list[dict[str, Any]]:
     """What cannot be pruned, by reason: {"reason", "paths", "params", "share"}, most first."""
     whole = max(1, generator.params)
-    by_reason: dict[str, list[Fixed]] = {}
-    for one in coupling.fixed:
-        by_reason.setdefault(one.reason, []).append(one)
     found = []
-    for reason, ones in by_reason.items():
+    for reason, ones in by_reason(coupling.fixed).items():
         params = sum(o.params for o in ones)
         paths = [o.path for o in ones]
         found.append({"reason": reason, "paths": paths, "params": params, "share": params / whole})
@@ -245,54 +236,6 @@ def zero_share(generator: Generator) -> float:
     weights = [p for p in generator.program.parameters() if p.dim() > 1]
     zeros = sum(int((w == 0).sum()) for w in weights)
     return zeros / max(1, sum(w.numel() for w in weights))
-
-
-def _samples(
-    generator: Generator,
-    data: Path | str | None,
-    limit: int | None,
-    seed: int,
-    say: Progress,
-    *,
-    must: bool,
-) -> tuple[Task | None, Data, str]:
-    """The task's samples; where it is unknown or there is no data, random inputs to judge on."""
-    try:
-        task = tasks.infer(generator)
-        say("Reading the data")
-        made = task.data(
-            generator, data_path(data), limit=limit or affordable(generator), seed=seed
-        )
-    except (UnknownValue, UsageError):
-        if data is not None or must:
-            raise
-        random = [
-            Sample(f"random input {i}", generator.example(seed=seed * _FAR + i))
-            for i in range(_RANDOM)
-        ]
-        return None, Data((), tuple(random)), f"{_RANDOM} random inputs"
-    check_inputs(generator, (*made.calibration, *made.held_out))
-    return task, made, f"{len(made.held_out)} held-out samples"
-
-
-def _quality(
-    original: Generator, pruned: Generator, task: Task | None, samples: Sequence[Sample]
-) -> dict[str, Any]:
-    reference: list[Tensor] = []
-    output: list[Tensor] = []
-    for sample in samples:
-        reference.append(original.outputs(*sample.inputs)[0])
-        output.append(pruned.outputs(*sample.inputs)[0])
-        if not bool(torch.isfinite(output[-1]).all()):
-            raise LeanganError(
-                f"The pruned {pruned.name} puts out NaN or Inf for {sample.name}; prune less, or "
-                "by another criterion."
-            )
-    if task is None:
-        scores = signal_quality(reference, output)
-    else:
-        scores = task.quality(original, samples, reference, output)
-    return {name: score.to_json() for name, score in scores.items()}
 
 
 def _size(generator: Generator) -> dict[str, Any]:
@@ -324,10 +267,7 @@ def _warnings(facts: dict[str, Any], plan: PrunePlan) -> list[str]:
             "called a success."
         )
     if facts["task"] is None:
-        found.append(
-            "The quality was judged on random inputs only, which says little of real ones: give "
-            "--data, and --task where it is not known."
-        )
+        found.append(RANDOM_ONLY)
     before, after = facts["before"], facts["after"]
     if plan.weights is not None:
         found.append(

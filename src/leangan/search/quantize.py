@@ -8,23 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from leangan import sources, tasks
-from leangan.errors import LeanganError, UnknownValue, UsageError
+from leangan import sources
+from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.report.json_report import finite
 from leangan.report.words import conditions
-from leangan.search.data import affordable, data_path
-from leangan.tasks.base import Data, Sample, Task
-from leangan.tasks.calibration import check_inputs
-from leangan.tasks.quality import signal_quality
+from leangan.search.judge import RANDOM_ONLY, quality_of, task_samples
 from leangan.techniques.codebook import codebook as fit_codebooks
 from leangan.techniques.quantize_linear import quantize as quantize_linear
 
 Progress = Callable[..., None]
-_RANDOM = 4
-"""Random inputs to judge on when there are no samples."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def quantize_model(
         raise UsageError("Layers are chosen with --only for codebooks alone.")
     say("Loading the model")
     original = source if isinstance(source, Generator) else sources.load(source, **loading or {})
-    task, samples, judged_on = _samples(original, data, limit, seed, must=not codebook)
+    task, samples, judged_on = task_samples(original, data, limit, seed, must=not codebook)
     used = [s.inputs for s in samples.calibration]
     if codebook:
         made = fit_codebooks(
@@ -107,7 +100,7 @@ def quantize_model(
             "codebook": codebook,
             "before": _size(original),
             "after": _size(made),
-            "quality": _quality(original, made, task, samples.held_out),
+            "quality": quality_of(original, made, task, samples.held_out, cure="take more bits"),
             "judged_on": judged_on,
             "layers": made.history[-1].measured.get("layers", {}),
             "notes": list(samples.notes),
@@ -118,41 +111,6 @@ def quantize_model(
     say("Writing")
     made.save(out)
     return Quantized(made, out, facts)
-
-
-def _samples(
-    generator: Generator, data: Path | str | None, limit: int | None, seed: int, *, must: bool
-) -> tuple[Task | None, Data, str]:
-    """The task's samples; where there is no data and none is needed, random inputs to judge on."""
-    try:
-        task = tasks.infer(generator)
-        made = task.data(
-            generator, data_path(data), limit=limit or affordable(generator), seed=seed
-        )
-    except (UnknownValue, UsageError):
-        if data is not None or must:
-            raise
-        random = [Sample(f"random input {i}", generator.example(seed=i)) for i in range(_RANDOM)]
-        return None, Data((), tuple(random)), f"{_RANDOM} random inputs"
-    check_inputs(generator, (*made.calibration, *made.held_out))
-    return task, made, f"{len(made.held_out)} held-out samples"
-
-
-def _quality(
-    original: Generator, made: Generator, task: Task | None, samples: Sequence[Sample]
-) -> dict[str, Any]:
-    reference = [original.outputs(*sample.inputs)[0] for sample in samples]
-    output = [made.outputs(*sample.inputs)[0] for sample in samples]
-    for sample, one in zip(samples, output, strict=True):
-        if not bool(torch.isfinite(one).all()):
-            raise LeanganError(
-                f"The quantized {made.name} puts out NaN or Inf for {sample.name}; take more bits."
-            )
-    if task is None:
-        scores = signal_quality(reference, output)
-    else:
-        scores = task.quality(original, samples, reference, output)
-    return {name: score.to_json() for name, score in scores.items()}
 
 
 def _size(generator: Generator) -> dict[str, int]:
@@ -173,10 +131,7 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
             "more bits, or train what comes out."
         )
     if facts["task"] is None:
-        found.append(
-            "The quality was judged on random inputs only, which says little of real ones: give "
-            "--data, and --task where it is not known."
-        )
+        found.append(RANDOM_ONLY)
     if facts["codebook"]:
         found.append("Codebooks make the file smaller; they save no time and no memory.")
     return found
