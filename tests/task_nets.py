@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -169,3 +171,14 @@ def pair_net():
         Port("out", "feature", "NC", (None, 5), (1, 5)),
         [torch.randn(2, 4), torch.rand(2, 2)],
     )
+
+
+def net_and_photos(folder):
+    """`folder` with a saved generator, net.pt2, and three pictures in photos."""
+    image_generator(Smooth(), size=32).save(folder / "net.pt2")
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        picture = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
+    return folder

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from task_nets import Smooth, image_generator
+from task_nets import net_and_photos
 
 import leangan as lg
 from leangan.cli.main import main
@@ -17,14 +15,7 @@ from leangan.cli.main import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work")
-    image_generator(Smooth(), size=32).save(folder / "net.pt2")
-    (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        picture = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
-    return folder
+    return net_and_photos(tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(autouse=True)

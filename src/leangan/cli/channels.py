@@ -33,7 +33,7 @@ def describe_channels(
     from leangan.techniques.importance import describe_groups
 
     found: dict[str, Any] = {"groups": [], "fixed": [], "zeros": zero_share(generator)}
-    if any(step.name == "quantize_linear" for step in generator.history):
+    if generator.quantized:
         return found | {"refused": "It is quantized: channels are removed before that."}
     try:
         coupling = couple(generator)
@@ -60,12 +60,16 @@ def channel_lines(facts: dict[str, Any], *, every: bool, width: int) -> list[Any
         )
     if facts["refused"]:
         return [*lines, f"fixed   no channel can be pruned: {facts['refused']}"]
-    for stuck in facts["fixed"]:
-        paths = ", ".join(stuck["paths"][:3]) + (", ..." if len(stuck["paths"]) > 3 else "")
-        lines.append(f"fixed   {stuck['share']:.1%} of the weights: {paths} {stuck['reason']}")
+    lines += [f"fixed   {fixed_words(stuck)}" for stuck in facts["fixed"]]
     if not facts["groups"]:
         return [*lines, "fixed   no channel can be pruned"]
     return [*lines, _table(facts["groups"], every, width)]
+
+
+def fixed_words(stuck: dict[str, Any]) -> str:
+    """What cannot be pruned for one reason, an entry of `search.prune.fixed`."""
+    paths = ", ".join(stuck["paths"][:3]) + (", ..." if len(stuck["paths"]) > 3 else "")
+    return f"{stuck['share']:.1%} of the weights: {paths} {stuck['reason']}"
 
 
 def _table(groups: list[dict[str, Any]], every: bool, width: int) -> Table:

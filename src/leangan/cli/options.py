@@ -103,6 +103,10 @@ Weights = Annotated[
 Part = Annotated[
     str, typer.Option("--part", help="Which network of a whole-GAN file: generator, discriminator.")
 ]
+OutFile = Annotated[
+    Path,
+    typer.Option("-o", "--out", metavar="OUT.pt2", show_default=False, help="What is written."),
+]
 On = Annotated[
     str | None,
     typer.Option(
@@ -278,6 +282,15 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
     if not wanted:
         raise UsageError(f"--on {on!r} names no runtime; choose from {', '.join(known)}.")
     return wanted
+
+
+def check_file(path: Path, suffix: str, option: str) -> None:
+    """Refuse at once what could not be written after minutes of work."""
+    if path.suffix != suffix:
+        raise UsageError(f"{option} {path}: the name must end in {suffix}.")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file in it.")
+    check_folder(path.parent)
 
 
 def check_folder(out: Path) -> None:

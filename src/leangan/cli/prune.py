@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leangan.cli import options
+from leangan.cli.channels import fixed_words
 from leangan.cli.output import answer
 from leangan.cli.progress import progress
 from leangan.cli.settings import SETTINGS
@@ -37,10 +38,7 @@ def _share(name: str, help_: str) -> Any:
 @options.with_loading
 def command(
     model: options.Model,
-    out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="OUT.pt2", show_default=False, help="What is written."),
-    ],
+    out: options.OutFile,
     channels: Annotated[
         float | None, _share("--channels", "Remove this share of the channels.")
     ] = None,
@@ -135,9 +133,9 @@ def command(
     runtime = _runtime(for_)
     if latency is not None and runtime is None:
         raise UsageError("--latency needs the runtime to measure in: --for openvino, say.")
-    _check_file(out, ".pt2", "-o")
+    options.check_file(out, ".pt2", "-o")
     if report is not None:
-        _check_file(report, ".html", "--report")
+        options.check_file(report, ".html", "--report")
     with answer(json_) as say:
         from leangan.search.prune import prune
 
@@ -195,15 +193,6 @@ def _runtime(name: str | None) -> str | None:
     return names[0] if names else None
 
 
-def _check_file(path: Path, suffix: str, option: str) -> None:
-    """Refuse at once what could not be written after minutes of work."""
-    if path.suffix != suffix:
-        raise UsageError(f"{option} {path}: the name must end in {suffix}.")
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder; name a file in it.")
-    options.check_folder(path.parent)
-
-
 def _lines(facts: dict[str, Any], report: Path | None) -> list[Any]:
     """What was done, for people."""
     from leangan.report.words import (
@@ -240,9 +229,7 @@ def _lines(facts: dict[str, Any], report: Path | None) -> list[Any]:
             f"{milliseconds(speed['after_ms']['p50'])} ms, {times(speed['speedup'])}, in turns in "
             f"{runtime(speed['runtime'])} {speed['precision']}, {speed['threads']} threads"
         )
-    for stuck in facts["fixed"]:
-        paths = ", ".join(stuck["paths"][:3]) + (", ..." if len(stuck["paths"]) > 3 else "")
-        lines.append(f"{'fixed':<9}{stuck['share']:.1%} of the weights: {paths} {stuck['reason']}")
+    lines += [f"{'fixed':<9}{fixed_words(stuck)}" for stuck in facts["fixed"]]
     lines += [f"{'note':<9}{note}" for note in facts["notes"]]
     lines += [f"{'warning':<9}{warning}" for warning in facts["warnings"]]
     lines.append(f"{'written':<9}{facts['file']}")

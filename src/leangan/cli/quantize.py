@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from leangan.cli import options
 from leangan.cli.output import answer
 from leangan.cli.progress import progress
-from leangan.errors import UsageError
 
 EPILOG = """\b
 Examples:
@@ -27,10 +25,7 @@ With --codebook the file is smaller and the speed unchanged: weights are stored 
 @options.with_loading
 def command(
     model: options.Model,
-    out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="OUT.pt2", show_default=False, help="What is written."),
-    ],
+    out: options.OutFile,
     bits: Annotated[int, typer.Option("--bits", min=2, max=8, help="Bits per weight.")] = 8,
     codebook: Annotated[
         bool, typer.Option("--codebook", help="Weights as indices into k-means codebooks.")
@@ -52,11 +47,7 @@ def command(
     json_: options.Json = False,
 ) -> None:
     """Store and compute weights in fewer bits, and show what that did."""
-    if out.suffix != ".pt2":
-        raise UsageError(f"-o {out}: the name must end in .pt2.")
-    if out.is_dir():
-        raise UsageError(f"-o {out} is a folder; name a file in it.")
-    options.check_folder(out.parent)
+    options.check_file(out, ".pt2", "-o")
     with answer(json_) as say:
         from leangan.search.quantize import quantize_model
 

@@ -30,19 +30,12 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     """
     facts: dict[str, Any] = finite(dict(report))
     extras = finite(dict(extras))
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     layers = extras.get("layers") or []
     entries = facts["candidates"]
     delivered = facts["delivered"]
-    return environment.get_template("report.html.j2").render(
+    return from_template(
+        "report.html.j2",
         report=facts,
-        words=words,
         headline=words.headline(facts),
         delivered=delivered,
         chosen=delivered or words.best_found(facts),
@@ -66,8 +59,23 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 
 def write_html(report: Mapping[str, Any], extras: Mapping[str, Any], path: Path | str) -> Path:
     """Write `render`'s page atomically."""
-    path = Path(path)
-    page = render(report, extras)
+    return write_page(render(report, extras), Path(path))
+
+
+def from_template(name: str, **values: Any) -> str:
+    """A page of this room's template `name`; all values are escaped, and all must be there."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(words=words, **values)
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Write a page atomically."""
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from leangan.files import atomic
 from leangan.report import words
-from leangan.report.html import pictured
+from leangan.report.html import from_template, pictured, write_page
 from leangan.report.json_report import finite
-
-_FOLDER = Path(__file__).parent
 
 
 def render(facts: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
@@ -29,17 +25,10 @@ def render(facts: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
             `steps`: {"name", "settings"}; `command`: text.
     """
     facts, extras = finite(dict(facts)), finite(dict(extras))
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     entry = {"quality": facts["quality"], "speedup": None}
-    return environment.get_template("pruning.html.j2").render(
+    return from_template(
+        "pruning.html.j2",
         facts=facts,
-        words=words,
         headline=headline(facts),
         good=words.above_floor(entry, facts["floor"]) if facts["floor"] else None,
         metric=words.main_metric([entry], facts["floor"]),
@@ -54,11 +43,7 @@ def render(facts: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 
 def write_pruning(facts: Mapping[str, Any], extras: Mapping[str, Any], path: Path | str) -> Path:
     """Write `render`'s page atomically."""
-    path = Path(path)
-    page = render(facts, extras)
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return write_page(render(facts, extras), Path(path))
 
 
 def headline(facts: Mapping[str, Any]) -> str:
