@@ -207,7 +207,8 @@ class Generator:
     @property
     def quantized(self) -> bool:
         """Whether some of it is computed in fewer bits: it can no longer be pruned or refitted."""
-        return any("quantize" in str(node.target) for node in self.program.graph.nodes)
+        calls = (n for n in self.program.graph.nodes if n.op == "call_function")
+        return any("quantize" in str(node.target) for node in calls)
 
     @property
     def bytes(self) -> int:

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.generator import Generator
 from leangan.graph.operators import aten, is_call, read_convolution
-from leangan.graph.rewrite import layer_name, tensor_of
+from leangan.graph.rewrite import codes_behind, layer_name, tensor_of
 
 _MATMULS: dict[Any, int] = {
     aten.mm: 0,
@@ -122,9 +122,7 @@ class _Counter(Interpreter):
 
     def _layer(self, node: Node, result: Tensor, count: int) -> Layer:
         stored = {}
-        for source in node.all_input_nodes:
-            while "quantize" in str(source.target):
-                source = source.all_input_nodes[0]
+        for source in map(codes_behind, node.all_input_nodes):
             tensor = tensor_of(self.graph_module, source)
             if tensor is not None:
                 stored[str(source.target)] = tensor.numel()

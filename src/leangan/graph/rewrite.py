@@ -18,6 +18,14 @@ Edit = Callable[[GraphModule], int]
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the output's range, that float rounding may explain."""
+_VIEWS = frozenset(
+    {
+        torch.ops.aten.view.default,
+        torch.ops.aten.reshape.default,
+        torch.ops.aten.permute.default,
+        torch.ops.aten.transpose.int,
+    }
+)
 
 
 def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Generator:
@@ -209,10 +217,30 @@ def _stored(module: torch.nn.Module, path: str) -> bool:
 def layer_name(node: Node) -> str:
     """The name people know a weighted operator by: its weight's path without the last part."""
     weight = node.args[1] if len(node.args) > 1 else None
-    while isinstance(weight, Node) and "quantize" in str(weight.target):
-        weight = weight.args[0]  # an int8 weight, or a fake-quantized one
+    if isinstance(weight, Node):
+        weight = codes_behind(weight)
     if isinstance(weight, Node) and weight.op == "get_attr":
-        path = str(weight.target)
+        path = str(weight.target).removesuffix("_int8")
         owner, _, leaf = path.rpartition(".")
         return owner if leaf in ("weight", "kernel") and owner else path
     return node.name
+
+
+def codes_behind(node: Node) -> Node:
+    """What a dequantized value is made of, through views of it; `node` where it is no such value.
+
+    Groups of weights with a step of their own are dequantized as rows, and viewed as the weight.
+    """
+    source = node
+    while source.target in _VIEWS:
+        source = source.all_input_nodes[0]
+    if not _codes(source):
+        return node
+    while _codes(source):
+        source = source.all_input_nodes[0]
+    return source
+
+
+def _codes(node: Node) -> bool:
+    # A layer may be called "quantize" too: VQGAN has one.
+    return node.op == "call_function" and "quantize" in str(node.target)
