@@ -33,6 +33,8 @@ _SAMPLES = 9
 _SPATIAL = "HWT"
 _QUANTIZABLE = ("conv", "linear")
 """How operators that can run in 8 bits begin, where their weight is stored."""
+_CODED = ("precision", "per", "steps", "levels", "bytes", "weight_db", "output_db")
+"""What is told of the layers of a quantized generator, see `techniques.describe_quantized`."""
 
 
 @options.with_loading
@@ -92,10 +94,16 @@ def describe(generator: Generator) -> dict[str, Any]:
     from leangan.graph import cost
     from leangan.graph.doors import DOOR_REWRITES
     from leangan.graph.receptive import receptive_field
+    from leangan.techniques.describe_quantized import describe_layers, summarize
+    from leangan.techniques.read_quantized import has_few_levels
 
     layers = cost.layers(generator)
     macs = sum(layer.macs for layer in layers)
     eight = sum(m.macs for m in layers if m.weight and m.op.startswith(_QUANTIZABLE))
+    if generator.quantized:  # a choice was made already; it is not made twice
+        eight = 0
+    coded = describe_layers(generator) if has_few_levels(generator) else []
+    described, quantization = {layer.name: layer for layer in coded}, summarize(coded)
     halo = receptive_field(generator)
     signature = generator.signature.to_json()
     return {
@@ -115,7 +123,12 @@ def describe(generator: Generator) -> dict[str, Any]:
             ],
             "quantizable_share": eight / macs if macs else 0.0,
         },
-        "layers": [dataclasses.asdict(layer) for layer in layers],
+        "quantization": quantization,
+        "layers": [
+            dataclasses.asdict(layer)
+            | ({k: getattr(described[layer.name], k) for k in _CODED} if quantization else {})
+            for layer in layers
+        ],
     }
 
 
@@ -176,6 +189,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     field = facts["receptive_field"]
     if field is not None:
         lines.append(f"An output depends on {field} positions to each side of it.")
+    lines += _quantized(facts)
     for step in facts["history"]:
         settings = {k: v for k, v in step["settings"].items() if v not in ((), [], {})}
         notes = settings.pop("notes", [])
@@ -186,9 +200,24 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines += [f"note    {note}" for note in notes]
     lines += [f"hazard  {hazard}" for hazard in facts["hazards"]]
     gains = facts["gains"]
-    lines.append(f"gain    {share(gains['quantizable_share'])} of the MACs can run in 8 bits")
+    if not facts["quantization"] or gains["quantizable_share"]:
+        lines.append(f"gain    {share(gains['quantizable_share'])} of the MACs can run in 8 bits")
     if gains["rewrites"]:
         lines.append(f"gain    exact rewrites that apply: {', '.join(gains['rewrites'])}")
+    return lines
+
+
+def _quantized(facts: dict[str, Any]) -> list[str]:
+    """How many layers have which precision, and those that cost the most quality."""
+    if not facts["quantization"]:
+        return []
+    lines = [f"quantized: {facts['quantization']['words']}"]
+    layers = {layer["name"]: layer for layer in facts["layers"]}
+    for layer in (layers[name] for name in facts["quantization"]["worst"]):
+        cost = f"weights at {layer['weight_db']:.1f} dB"
+        if layer["output_db"] is not None:
+            cost = f"output at {layer['output_db']:.1f} dB when it alone is quantized"
+        lines.append(f"worst   {layer['name']}, {layer['precision']}: {cost}")
     return lines
 
 
@@ -225,7 +254,8 @@ def _layers_table(facts: dict[str, Any], *, every: bool) -> Table:
         caption=None if len(shown) == len(layers) else f"{len(layers)} layers; all with --layers",
         caption_justify="left",
     )
-    for name in ("layer", "operator", "output"):
+    coded = bool(facts["quantization"])
+    for name in ("layer", "operator", "output", *(["precision"] if coded else [])):
         table.add_column(name)
     for name in ("weights", "MACs", "share"):
         table.add_column(name, justify="right")
@@ -234,6 +264,7 @@ def _layers_table(facts: dict[str, Any], *, every: bool) -> Table:
             layer["name"],
             layer["op"],
             "x".join(map(str, layer["shape"])),
+            *([layer["precision"]] if coded else []),
             count(layer["params"]),
             count(layer["macs"]),
             f"{layer['macs'] / macs:.1%}",
