@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from leangan.search.plans import Plan, plans, predicted
-from leangan.techniques.calibrate import Layer8
+from leangan.techniques.grid import Grid
+from leangan.techniques.layer_code import LayerCode
+from leangan.techniques.scheme import Scheme
 
 
 def layer(name, noise, source=None):
-    return Layer8(name, source or name, 0.1, 0, torch.ones(1), torch.zeros(1), "mse", noise)
+    grid = Grid(0, torch.ones(1), torch.zeros(1), -127, 127)
+    return LayerCode(name, source or name, Scheme(), grid, noise=noise)
 
 
 def calibration(**noise):

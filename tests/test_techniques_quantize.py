@@ -13,9 +13,10 @@ import leangan as lg
 from leangan.archive import open_archive, save
 from leangan.errors import LeanganError, UsageError
 from leangan.techniques.calibrate import calibrate
+from leangan.techniques.grid import make_grid
 from leangan.techniques.placement import quantizable, source_of
 from leangan.techniques.quantize_linear import quantize
-from leangan.techniques.ranges import RangeObserver, affine_u8, symmetric_scales
+from leangan.techniques.ranges import RangeObserver, affine_codes
 
 aten = torch.ops.aten
 
@@ -130,8 +131,8 @@ def test_layers_can_be_kept_in_float(translator, calibration):
 
 
 def test_transposed_scales_lie_along_output_channels(calibration):
-    assert calibration["up"].weight_scales.numel() == 8
-    assert calibration["down"].weight_scales.numel() == 16
+    assert calibration["up"].grid.scales.numel() == 8
+    assert calibration["down"].grid.scales.numel() == 16
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_kinds_of_layers(module, shape):
 def test_a_grouped_transposed_weight_has_one_scale():
     generator = load(nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=4), (1, 8, 10, 10))
     (layer,) = calibrate(generator, [generator.example()]).values()
-    assert layer.weight_scales.numel() == 1
+    assert layer.grid.scales.numel() == 1
 
 
 def test_white_stays_white_though_no_calibration_picture_was_bright():
@@ -188,7 +189,7 @@ def test_same_data_same_numbers(translator, data, calibration):
     again = calibrate(translator, data)
     for name, layer in calibration.items():
         assert again[name].input_scale == layer.input_scale
-        assert torch.equal(again[name].weight_scales, layer.weight_scales)
+        assert torch.equal(again[name].grid.scales, layer.grid.scales)
 
 
 def test_layers_that_read_the_same_values_share_one_quantizer():
@@ -252,20 +253,19 @@ def test_few_levels_clip_more():
 
 def test_zero_is_exact():
     for low, high in ((-1.0, 1.0), (0.0, 6.0), (-0.3, 2.0)):
-        scale, zero = affine_u8(low, high)
+        scale, zero = affine_codes(low, high)
         assert 0 <= zero <= 255
         assert (zero - zero) * scale == 0
         assert scale * (255 - zero) == pytest.approx(high, abs=scale)
 
 
-def test_weight_scales_are_never_worse_than_the_plain_ones():
+def test_weight_steps_are_never_worse_than_the_plain_ones():
     torch.manual_seed(0)
     weight = torch.randn(6, 5, 3, 3) ** 3
 
-    def error(scales):
-        s = scales[:, None, None, None]
-        return float(((weight / s).round().clamp(-7, 7) * s - weight).square().sum())
+    def error(step):
+        grid = make_grid(weight, 0, 4, symmetric=True, rows=6, step=step)
+        assert (grid.scales > 0).all()
+        return float((grid.nearest(weight) - weight).square().sum())
 
-    plain = weight.abs().amax((1, 2, 3)) / 7
-    assert error(symmetric_scales(weight, 0, bits=4)) < error(plain)
-    assert (symmetric_scales(weight, 0, bits=4) > 0).all()
+    assert error("mse") < min(error("minmax"), error("percentile"), error("entropy"))

@@ -28,6 +28,12 @@ class Replay:
         self._nodes = list(module.graph.nodes)
         self.output = first_tensor(self._values[self._nodes[-1]])
 
+    def value(self, node: Node) -> Tensor:
+        """What a node puts out, unchanged."""
+        value = self._values[node]
+        assert isinstance(value, Tensor)
+        return value
+
     def changed(self, substitutes: Mapping[Node, Substitute]) -> Tensor:
         """The (first) output when each node in `substitutes` puts out what its function gives."""
         run = self._interpreter

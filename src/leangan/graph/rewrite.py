@@ -216,9 +216,7 @@ def _stored(module: torch.nn.Module, path: str) -> bool:
 
 def layer_name(node: Node) -> str:
     """The name people know a weighted operator by: its weight's path without the last part."""
-    weight = node.args[1] if len(node.args) > 1 else None
-    if isinstance(weight, Node):
-        weight = codes_behind(weight)
+    weight = stored_behind(node.args[1]) if len(node.args) > 1 else None
     if isinstance(weight, Node) and weight.op == "get_attr":
         path = str(weight.target).removesuffix("_int8")
         owner, _, leaf = path.rpartition(".")
@@ -226,21 +224,20 @@ def layer_name(node: Node) -> str:
     return node.name
 
 
-def codes_behind(node: Node) -> Node:
-    """What a dequantized value is made of, through views of it; `node` where it is no such value.
-
-    Groups of weights with a step of their own are dequantized as rows, and viewed as the weight.
-    """
-    source = node
-    while source.target in _VIEWS:
-        source = source.all_input_nodes[0]
-    if not _codes(source):
-        return node
-    while _codes(source):
-        source = source.all_input_nodes[0]
-    return source
+def stored_behind(weight: Any) -> Any:
+    """The node that reads a weight's codes, where it is quantized; else `weight` itself."""
+    node, coded = weight, False
+    while isinstance(node, Node) and node.op == "call_function" and node.args:
+        coded |= "quantize" in str(node.target)
+        if not ("quantize" in str(node.target) or node.target in _RESHAPES):
+            break
+        node = node.args[0]
+    return node if coded else weight
 
 
-def _codes(node: Node) -> bool:
-    # A layer may be called "quantize" too: VQGAN has one.
-    return node.op == "call_function" and "quantize" in str(node.target)
+_RESHAPES = (
+    torch.ops.aten.view.default,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.transpose.int,
+)
+"""What stands behind the codes of groups within a channel."""

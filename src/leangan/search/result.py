@@ -36,8 +36,13 @@ _RANGES = {
     "between": "its input clipped a little, outliers within reason",
     "mse": "its input clipped where that costs the least",
     "signature": "the known range of the generator's input",
+    "percentile": "its input without the outermost thousandth",
+    "entropy": "its input clipped where that loses the least information",
+    "search": "its input clipped by what the layer puts out",
+    "float": "weights alone, its input stays float",
 }
-"""How a layer's 8-bit range was chosen, for people."""
+"""How the range of a layer's input was chosen, for people."""
+_EQUALIZED = ", channels scaled alike"
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,7 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
     float_precision = "bf16" if "bf16" in written.precision else "fp32"
     rows = []
     for layer in layers(written.generator):
-        name = layer.name if layer.name in calibration else _owner(layer.name, calibration)
+        name = layer.name
         found = calibration.get(name)
         noise_db = 10 * math.log10(lab.power / found.noise) if found and found.noise else None
         if quantized is None:
@@ -208,7 +213,9 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
         elif name in kept:
             precision, why = float_precision, "costs more quality in 8 bits than it saves time"
         else:
-            precision, why = "int8", _RANGES[found.range_by]
+            word = found.scheme.word
+            precision = "int8" if word == "w8a8" else word
+            why = _RANGES[found.range_by] + (_EQUALIZED if found.factors is not None else "")
         rows.append(
             {
                 "name": name,
@@ -221,8 +228,3 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
             }
         )
     return rows
-
-
-def _owner(name: str, calibration: Calibration) -> str:
-    """A quantized layer's weight is called `conv.weight_int8`; the layer is still `conv`."""
-    return next((n for n in calibration if name.startswith(f"{n}.")), name)

@@ -30,6 +30,20 @@ _MOVES = {
     _aten.slice.Tensor,
 }
 """Operators that put out values of their first input (or zero, which is exact) and no others."""
+_SPATIAL_PADS: dict[object, int] = {
+    _aten.conv1d.default: 2,
+    _aten.conv2d.default: 4,
+    _aten.conv_transpose1d.default: 2,
+    _aten.conv_transpose2d.input: 4,
+}
+"""Numbers of a padding that leaves channels alone; one of more, or before a linear layer, pads
+channels."""
+_MIXES_CHANNELS = {
+    _aten.pixel_shuffle.default,
+    _aten.pixel_unshuffle.default,
+    _aten.view.default,
+    _aten.permute.default,
+}
 
 
 def quantizable(module: GraphModule) -> dict[str, Node]:
@@ -61,6 +75,27 @@ def source_of(node: Node) -> tuple[Node, Node]:
         assert isinstance(before, Node)
         taker, source = source, before
     return source, taker
+
+
+def keeps_channels(node: Node) -> bool:
+    """Whether the operators between a layer's source and the layer leave channels at axis 1.
+
+    Only then can each channel be scaled before it is quantized.
+    """
+    source, _ = source_of(node)
+    step = node.args[0]
+    while step is not source:
+        assert isinstance(step, Node)
+        axis = step.args[1] if len(step.args) > 1 else 0
+        shifted = step.target in (_aten.unsqueeze.default, _aten.squeeze.dim, _aten.slice.Tensor)
+        if step.target in _MIXES_CHANNELS or (shifted and not (isinstance(axis, int) and axis > 1)):
+            return False
+        if step.target is _aten.pad.default:
+            sides = step.args[1]
+            if not isinstance(sides, list) or len(sides) > _SPATIAL_PADS.get(node.target, 0):
+                return False
+        step = step.args[0]
+    return True
 
 
 def groups_of(node: Node) -> int:

@@ -1,7 +1,8 @@
-"""Which value range an 8-bit number should cover, chosen from what was seen."""
+"""Which value range the codes of a tensor should cover, chosen from what was seen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,40 +11,57 @@ from torch import Tensor
 
 _BINS = 2048
 _SHRINKS = np.linspace(1.0, 0.4, 31)
+_PERCENT = 99.9
+"""Of the values that a percentile range covers."""
+
+Bounds = tuple[float, float]
 
 
 @dataclass
 class RangeObserver:
     """Sees the values of one tensor, batch after batch, and chooses the range to quantize.
 
-    Keeps the exact minimum and maximum, and an evenly spaced subset of the values of each batch
-    for the histogram, so that thousands of large feature maps cost little.
+    Keeps the exact minimum and maximum of each channel, and an evenly spaced subset of the values
+    of each batch, so that thousands of large feature maps cost little. Where the values are asked
+    for with `factors`, each channel is divided by its own first.
     """
 
-    low: float = float("inf")
-    high: float = float("-inf")
-    kept: list[np.ndarray] = field(default_factory=list)
+    axis: int | None = None
+    """The channel axis; None where channels do not matter."""
+    low: Tensor = field(default_factory=lambda: torch.tensor([torch.inf]))
+    high: Tensor = field(default_factory=lambda: torch.tensor([-torch.inf]))
+    """float32 [channels], or [1] without an axis."""
+    kept: list[Tensor] = field(default_factory=list)
+    """float32 [channels, values]."""
 
     def see(self, x: Tensor, subset: int = 1 << 16) -> None:
         """Take in one float tensor of any shape."""
-        self.low = min(self.low, float(x.min()))
-        self.high = max(self.high, float(x.max()))
-        flat = x.detach().reshape(-1)
-        self.kept.append(flat[:: max(1, flat.numel() // subset)].numpy().astype(np.float32))
+        x = x.detach()
+        lined = x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1)
+        self.low = torch.minimum(self.low, lined.amin(1))
+        self.high = torch.maximum(self.high, lined.amax(1))
+        each = max(1, subset // len(lined))
+        self.kept.append(lined[:, :: max(1, lined.shape[1] // each)].float().clone())
 
-    def minmax(self) -> tuple[float, float]:
+    def minmax(self, factors: Tensor | None = None) -> Bounds:
         """All that was seen, and zero, which padding needs to be exact."""
-        return min(self.low, 0.0), max(self.high, 0.0)
+        low, high = (self.low, self.high) if factors is None else self._divided(factors)
+        return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
 
-    def mse(self, levels: int) -> tuple[float, float]:
+    def percentile(self, factors: Tensor | None = None) -> Bounds:
+        """Without the outermost thousandth of the values, half of it at each end; with zero."""
+        rest = (100 - _PERCENT) / 2
+        low, high = np.percentile(self._values(factors), (rest, 100 - rest))
+        return min(float(low), 0.0), max(float(high), 0.0)
+
+    def mse(self, levels: int, factors: Tensor | None = None) -> Bounds:
         """The range with the smallest mean squared error for `levels` evenly spaced levels.
 
         Both ends are searched one after the other, from the full range inwards: rounding error
-        shrinks with the range while clipping error grows. Never wider than `minmax`.
+        shrinks with the range while clipping error grows. Never wider than `minmax`. The
+        initialization of 2DQuant (Liu et al. 2024) is such a search.
         """
-        low, high = self.minmax()
-        values = np.concatenate(self.kept)
-        counts, edges = np.histogram(values, _BINS, (low, high if high > low else low + 1))
+        counts, edges = self._histogram(factors)
         centres = (edges[1:] + edges[:-1]) / 2
 
         def error(a: float, b: float) -> float:
@@ -52,38 +70,69 @@ class RangeObserver:
             # Rounding error is uniform within a step; a bin as wide as a step has no room for it.
             return float((counts * ((centres - clipped) ** 2 + step**2 / 12)).sum())
 
-        for _ in range(2):
-            high = min((high * s for s in _SHRINKS), key=lambda b: error(low, b))
-            low = min((low * s for s in _SHRINKS), key=lambda a: error(a, high))
-        return low, high
+        return search_bounds(error, self.minmax(factors), _SHRINKS)
+
+    def entropy(self, levels: int, factors: Tensor | None = None) -> Bounds:
+        """The range whose codes lose the least information (Migacz 2017)."""
+        counts, edges = self._histogram(factors)
+        low, high = self.minmax(factors)
+        shrink = min(_SHRINKS, key=lambda s: divergence(counts, edges, low * s, high * s, levels))
+        return float(low * shrink), float(high * shrink)
+
+    def _divided(self, factors: Tensor) -> tuple[Tensor, Tensor]:
+        return self.low / factors, self.high / factors
+
+    def _values(self, factors: Tensor | None) -> np.ndarray:
+        whole = torch.cat(self.kept, 1)
+        return (whole if factors is None else whole / factors[:, None]).reshape(-1).numpy()
+
+    def _histogram(self, factors: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.minmax(factors)
+        return np.histogram(self._values(factors), _BINS, (low, high if high > low else low + 1))
 
 
-def affine_u8(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of the 8-bit affine code that covers [low, high]; zero is exact."""
-    scale = max(high - low, 1e-8) / 255
-    return scale, int(min(255, max(0, round(-low / scale))))
+def search_bounds(
+    error: Callable[[float, float], float], widest: Bounds, shrinks: np.ndarray
+) -> Bounds:
+    """The bounds of the least error, each end searched in turn from the widest inwards, twice."""
+    low, high = widest
+    for _ in range(2):
+        high = min((high * s for s in shrinks), key=lambda b: error(low, b))
+        low = min((low * s for s in shrinks), key=lambda a: error(a, high))
+    return float(low), float(high)
 
 
-def symmetric_scales(weight: Tensor, axis: int | None, bits: int = 8) -> Tensor:
-    """Per-channel (or, with `axis` None, per-tensor) scales with the least squared error.
+def divergence(
+    counts: np.ndarray, edges: np.ndarray, low: float, high: float, levels: int
+) -> float:
+    """Kullback-Leibler divergence of values from their codes over [low, high], in nats.
 
-    Args:
-        weight: any shape.
-        axis: the output-channel axis.
-        bits: the code runs from -(2^(bits-1) - 1) to 2^(bits-1) - 1.
-
-    Returns:
-        float32 scales, one per channel along `axis` (one element when None), all positive.
+    What lies outside counts at the outermost bins. The codes' mass is spread evenly over those of
+    their bins that hold something (Migacz: 8-bit Inference with TensorRT, 2017).
     """
-    top = 2 ** (bits - 1) - 1
-    rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
-    rows = rows.to(torch.float32)
-    full = rows.abs().amax(1).clamp_min(1e-12) / top
-    best, least = full, torch.full_like(full, float("inf"))
-    for shrink in torch.linspace(1.0, 0.7, 13).tolist():
-        scale = full * shrink
-        code = (rows / scale[:, None]).round().clamp(-top, top)
-        error = (code * scale[:, None] - rows).square().sum(1)
-        better = error < least
-        best, least = torch.where(better, scale, best), torch.where(better, error, least)
-    return best
+    centres = (edges[1:] + edges[:-1]) / 2
+    inside = np.flatnonzero((centres >= low) & (centres <= high))
+    if not len(inside):
+        return float("inf")
+    first, last = int(inside[0]), int(inside[-1])
+    seen = counts[first : last + 1].astype(np.float64)
+    p = seen.copy()
+    p[0] += counts[:first].sum()
+    p[-1] += counts[last + 1 :].sum()
+    step = max(high - low, 1e-12) / (levels - 1)
+    code = np.rint((centres[first : last + 1] - low) / step).astype(np.int64)
+    there = seen > 0
+    room = np.bincount(code, there, minlength=levels)
+    q = np.where(
+        there, np.bincount(code, seen, minlength=levels)[code] / np.maximum(room[code], 1), 0
+    )
+    p, q = p / max(p.sum(), 1), q / max(q.sum(), 1)
+    some = p > 0
+    return float((p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))).sum())
+
+
+def affine_codes(low: float, high: float, bits: int = 8) -> tuple[float, int]:
+    """Scale and zero point of the unsigned affine code that covers [low, high]; zero is exact."""
+    top = 2**bits - 1
+    scale = max(high - low, 1e-8) / top
+    return scale, int(min(top, max(0, round(-low / scale))))

@@ -1,0 +1,85 @@
+"""Try quantized layers one by one, and see what the generator's output suffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from leangan.generator import Generator
+from leangan.graph.cost import layers as cost_layers
+from leangan.graph.replay import Replay
+from leangan.techniques.layer_code import LayerCode, rounded
+
+PROBE_MACS = 1.5e12
+"""What one round of trials may cost, in multiply-accumulates: half a minute on two cores."""
+
+
+class Trials:
+    """A few inputs with their values at every node of the float graph."""
+
+    def __init__(
+        self, generator: Generator, module: GraphModule, probes: Sequence[tuple[Tensor, ...]]
+    ) -> None:
+        """Run the float graph on `probes`; `module` is the generator's graph."""
+        self.replays = [Replay(module, inputs) for inputs in probes]
+        self._macs = sum(layer.macs for layer in cost_layers(generator, probes[0]))
+
+    def values(self, node: Node) -> list[Tensor]:
+        """What a node of the float graph puts out, per probe."""
+        return [replay.value(node) for replay in self.replays]
+
+    def best(
+        self,
+        options: Mapping[Node, Sequence[LayerCode]],
+        tick: Callable[[int], None] | None = None,
+    ) -> dict[Node, LayerCode]:
+        """Each layer's option that the output suffers least from, with what it suffers.
+
+        Options of layers with the same source are taken together, first with first and so on.
+        Where trying layer by layer would take too long, neighbours are tried together and share
+        the noise evenly.
+
+        Args:
+            options: by layer, in the order of computation.
+            tick: told the number of layers done.
+        """
+        most = max(len(choices) for choices in options.values())
+        # From a layer onwards is half of the network on average.
+        cost = self._macs / 2 * len(self.replays) * len(options) * most
+        found: dict[Node, LayerCode] = {}
+        for group in _groups(options, math.ceil(cost / PROBE_MACS)):
+            tried: list[tuple[float, int]] = []
+            for pick in range(max(len(options[n]) for n in group)):
+                trial = {n: rounded(_at(options[n], pick)) for n in group}
+                errors = [
+                    float((r.changed(trial) - r.output).square().mean()) for r in self.replays
+                ]
+                tried.append((sum(errors) / len(errors), pick))
+            noise, pick = min(tried)
+            for n in group:
+                found[n] = replace(_at(options[n], pick), noise=noise / len(group))
+            if tick:
+                tick(len(found))
+        return found
+
+
+def _at(options: Sequence[LayerCode], pick: int) -> LayerCode:
+    return options[min(pick, len(options) - 1)]
+
+
+def _groups(options: Mapping[Node, Sequence[LayerCode]], size: int) -> list[list[Node]]:
+    """Neighbours in groups of at least `size`, those that share a source always together."""
+    by_source: dict[str, list[Node]] = {}
+    for node, choices in options.items():
+        by_source.setdefault(choices[0].source, []).append(node)
+    groups: list[list[Node]] = []
+    for nodes in by_source.values():
+        if groups and len(groups[-1]) < size:
+            groups[-1] += nodes
+        else:
+            groups.append(list(nodes))
+    return groups
