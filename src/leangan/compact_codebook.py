@@ -30,10 +30,7 @@ class Codebook:
     def encode(self, elements: np.ndarray, shape: tuple[int, ...]) -> bytes | None:
         """The payload under the best parting; None where no parting has few values."""
         best: tuple[float, tuple[int, int, int], list[np.ndarray]] | None = None
-        for parting in _partings(shape):
-            books = _books(elements.reshape(parting))
-            if books is None:
-                continue
+        for parting, books in groupings(elements, shape):
             cost = elements.size * _bits(books) / 8 + parting[1] * _room(books, elements.dtype)
             if best is None or cost < best[0]:
                 best = cost, parting, books
@@ -73,6 +70,25 @@ class Codebook:
         ordered = codes.decode(payload[end:], count, bits).reshape(groups, outer * inner)
         taken = np.take_along_axis(table, ordered.astype(np.intp), 1)
         return taken.reshape(groups, outer, inner).transpose(1, 0, 2).reshape(-1)
+
+
+def groupings(
+    elements: np.ndarray, shape: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, int, int], list[np.ndarray]]]:
+    """The ways to part a tensor in which each group of neighbouring channels has few values.
+
+    Args:
+        elements: of the tensor, in its order, as unsigned integers.
+        shape: of the tensor.
+
+    Yields:
+        (outer, groups, inner) that the tensor is seen as, and per group its different values,
+        ascending as bits, at most 256.
+    """
+    for parting in _partings(shape):
+        books = _books(elements.reshape(parting))
+        if books is not None:
+            yield parting, books
 
 
 def _partings(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:

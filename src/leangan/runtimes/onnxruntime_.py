@@ -13,6 +13,7 @@ import numpy as np
 
 from leangan.errors import LeanganError
 from leangan.runtimes.base import Arrays, Artifact
+from leangan.runtimes.onnx_codebook import index_weights
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ class ONNXRuntime:
         return ("int8",) if quantized else ("fp32",)
 
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
-        """Write generator.onnx."""
+        """Write generator.onnx.
+
+        Weights of few different values are stored as tables and indices, which loading expands.
+        """
         if precision not in ("fp32", "int8"):
             raise LeanganError(
                 f"ONNX Runtime has no precision {precision!r} on the CPU; choose fp32 or int8."
             )
         model = to_onnx(generator)
         quantize_biases(model)
+        index_weights(model)
         return Artifact(self.name, precision, (save_onnx(model, folder / _MODEL),))
 
     def open(self, artifact: Artifact, threads: int) -> ONNXRuntimeSession:

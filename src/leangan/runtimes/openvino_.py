@@ -16,6 +16,7 @@ from leangan.errors import LeanganError
 from leangan.files import atomic_folder
 from leangan.runtimes.base import Arrays, Artifact
 from leangan.runtimes.onnx_file import write_onnx
+from leangan.runtimes.openvino_codebook import index_constants
 
 if TYPE_CHECKING:
     from leangan.generator import Generator
@@ -49,6 +50,7 @@ class OpenVINO:
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write generator.xml and generator.bin.
 
+        Weights of few different values are stored as tables and indices, which loading expands.
         float32 artifacts are exact. In those that compute in bfloat16, weights that are still
         float are stored in half precision, which is finer than what they are computed in.
         """
@@ -62,6 +64,7 @@ class OpenVINO:
             source = write_onnx(generator, Path(temporary) / "generator.onnx")
             model = _core().read_model(source)
             _simplify(model)
+            index_constants(model)
             if _HINTS[precision] == "bf16":
                 _halve(model)
             with atomic_folder(folder) as out:
