@@ -216,7 +216,7 @@ def _stored(module: torch.nn.Module, path: str) -> bool:
 
 def layer_name(node: Node) -> str:
     """The name people know a weighted operator by: its weight's path without the last part."""
-    weight = stored_behind(node.args[1]) if len(node.args) > 1 else None
+    weight = codes_behind(node.args[1]) if len(node.args) > 1 else None
     if isinstance(weight, Node) and weight.op == "get_attr":
         path = str(weight.target).removesuffix("_int8")
         owner, _, leaf = path.rpartition(".")
@@ -224,7 +224,7 @@ def layer_name(node: Node) -> str:
     return node.name
 
 
-def stored_behind(weight: Any) -> Any:
+def codes_behind(weight: Any) -> Any:
     """The node that reads a weight's codes, where it is quantized; else `weight` itself."""
     node, coded = weight, False
     while isinstance(node, Node) and node.op == "call_function" and node.args:
