@@ -11,10 +11,16 @@ _BINS = 90
 _ROWS = 4
 """Codebooks of a layer that are kept, spread over its channels; the others look alike."""
 
+_RARE = 0.002
+"""Share of the weights, at either end, that the levels of codebooks are not drawn smaller for."""
+
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of weights in even bins, and the levels that these weights may take."""
+    """Counts of weights in even bins, and the levels that these weights may take.
+
+    Rare weights beyond the first and the last bin count there.
+    """
 
     unit: str
     """"step": every weight is divided by its own step, so that the levels are whole numbers for
@@ -66,22 +72,21 @@ def of_codebooks(rows: Tensor, levels: list[Tensor], floats: Tensor | None) -> H
         levels: per row its different values, ascending.
         floats: the float weights, any shape; None when not known.
     """
-    shown = (rows if floats is None else floats).double()
-    left, right = (
-        float(f(torch.stack([getattr(shown, n)(), getattr(rows, n)().double()])))
-        for f, n in ((torch.min, "min"), (torch.max, "max"))
-    )
-    if left == right:
-        left, right = left - 0.5, right + 0.5
     few = sorted({round(i * (len(levels) - 1) / max(1, _ROWS - 1)) for i in range(_ROWS)})
     drawn = []
     for book in few:
-        at = torch.bincount(
-            torch.searchsorted(levels[book], rows[book]), minlength=len(levels[book])
-        )
+        at = torch.searchsorted(levels[book], rows[book]).bincount(minlength=len(levels[book]))
         drawn.append(tuple(zip(levels[book].tolist(), at.tolist(), strict=True)))
-    counts = _counts(shown, left, right, _BINS)
-    return Histogram("value", left, right, counts, floats is None, tuple(drawn))
+    shown = (rows if floats is None else floats).double().flatten()
+    # A few channels of large weights would press all others into the middle.
+    lined = shown.sort().values
+    rare = int(len(lined) * _RARE)
+    low, high = float(lined[rare]), float(lined[len(lined) - 1 - rare])
+    low, high = min(low, *(row[0][0] for row in drawn)), max(high, *(row[-1][0] for row in drawn))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = _counts(shown.clamp(low, high), low, high, _BINS)
+    return Histogram("value", low, high, counts, floats is None, tuple(drawn))
 
 
 def _counts(values: Tensor, low: float, high: float, bins: int) -> tuple[int, ...]:

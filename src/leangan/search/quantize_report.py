@@ -1,0 +1,65 @@
+"""What is written of a quantized generator for people: the page of `leangan quantize --report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from leangan.generator import Generator
+from leangan.report.quantization import write_quantization
+from leangan.search.pictures import side_by_side
+from leangan.tasks.base import Sample, Task
+from leangan.techniques.describe_quantized import QuantizedLayer, describe_layers, summarize
+
+_SHOWN = 4
+"""Samples on the page."""
+
+
+def write_quantization_page(
+    facts: Mapping[str, Any],
+    generator: Generator,
+    original: Generator,
+    path: Path,
+    *,
+    task: Task | None = None,
+    samples: Sequence[Sample] = (),
+    output_db: Mapping[str, float] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Write the page of a quantization, atomically.
+
+    Args:
+        facts: of `search.quantize.Quantized`.
+        generator: the quantized one.
+        original: the float one that it was made of.
+        path: the `.html` file.
+        task: judges each sample for its caption; without it no pictures are shown.
+        samples: held-out ones; the first few are shown, before and after.
+        output_db: by layer name, how close the output stays when only this layer is quantized;
+            what the history says when not given.
+        command: what the user typed.
+    """
+    layers = describe_layers(generator, original, output_db=output_db)
+    shown = samples[:_SHOWN] if task else ()
+    extras = {
+        "summary": summarize(layers),
+        "layers": plain_layers(layers),
+        "samples": side_by_side(
+            original,
+            task,
+            shown,
+            *([g.outputs(*s.inputs)[0] for s in shown] for g in (original, generator)),
+        )
+        if task
+        else [],
+        "steps": [{"name": s.name, "settings": dict(s.settings)} for s in generator.history],
+        "command": command,
+    }
+    return write_quantization(facts, extras, path)
+
+
+def plain_layers(layers: Sequence[QuantizedLayer]) -> list[dict[str, Any]]:
+    """Layers as the report takes them: plain values, histograms included."""
+    return [asdict(layer) for layer in layers]
