@@ -95,6 +95,10 @@ class Worker:
         share = self._ask({"share": True})["int8_share"]
         return None if share is None else float(share)
 
+    def layer_times(self) -> dict[str, float]:
+        """See `Session.layer_times`; known once something was run."""
+        return dict(self._ask({"layers": True})["layer_ms"])
+
     def peak_memory(self) -> int:
         """Peak resident bytes since just before the artifact was opened, on top of what was."""
         return int(self._ask({"memory": True})["peak_bytes"])

@@ -62,6 +62,14 @@ class Session(Protocol):
         """
         ...
 
+    def layer_times(self) -> dict[str, float]:
+        """Milliseconds that each layer takes on the last inputs, by leangan's name of the layer.
+
+        With what is done for the layer alone (quantizing its input), without what belongs to
+        none. Empty where the runtime does not tell, and before the first run.
+        """
+        ...
+
 
 class Runtime(Protocol):
     """One backend. Modules of this kind import their package and torch only when used."""

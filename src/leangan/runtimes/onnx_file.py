@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from leangan.errors import LeanganError
 from leangan.files import atomic
+from leangan.runtimes.layer_names import name_layers
 from leangan.runtimes.onnx_fuse import fuse_depth_to_space
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
 def to_onnx(generator: Generator) -> onnx.ModelProto:
     """As `write_onnx`, in memory."""
     model = _export(generator)
+    name_layers(model, generator)
     fuse_depth_to_space(model)  # while sizes still have the names that it compares
     inputs, outputs = generator.signature.inputs, generator.signature.outputs
     for port, value in zip(inputs, model.graph.input, strict=True):

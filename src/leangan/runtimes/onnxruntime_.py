@@ -13,8 +13,10 @@ import numpy as np
 
 from leangan.errors import LeanganError
 from leangan.runtimes.base import Arrays, Artifact
+from leangan.runtimes.layer_times import by_layer, run_often, typical
 from leangan.runtimes.onnx_codebook import index_weights
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
+from leangan.runtimes.onnxruntime_layers import executed
 
 if TYPE_CHECKING:
     import onnx
@@ -160,6 +162,31 @@ class ONNXRuntimeSession:
             session.run(None, self._feed)
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return share_of_profile(events)
+
+    def layer_times(self) -> dict[str, float]:
+        """From a profile of some more runs, and the graph that they ran."""
+        import onnxruntime as ort
+
+        if self._feed is None:
+            return {}
+        options = self._options()
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / _MODEL
+            options.optimized_model_filepath = str(optimized)
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = ort.InferenceSession(
+                str(self._path), options, providers=["CPUExecutionProvider"]
+            )
+            run_often(lambda: session.run(None, self._feed))
+            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+            spent: dict[str, list[float]] = {}
+            for event in events:
+                if event.get("cat") == "Node":
+                    name = event["name"].removesuffix("_kernel_time")
+                    spent.setdefault(name, []).append(event["dur"] / 1e3)
+            times = {name: typical(ms) for name, ms in spent.items()}
+            return by_layer(executed(self._path, optimized, times))
 
 
 def share_of_profile(events: list[dict[str, Any]]) -> float | None:

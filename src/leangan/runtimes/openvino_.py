@@ -7,7 +7,9 @@ import importlib.util
 import math
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +17,14 @@ import numpy as np
 from leangan.errors import LeanganError
 from leangan.files import atomic_folder
 from leangan.runtimes.base import Arrays, Artifact
-from leangan.runtimes.onnx_file import write_onnx
+from leangan.runtimes.layer_names import layer_of
+from leangan.runtimes.layer_times import Executed, by_layer, run_often, typical
+from leangan.runtimes.onnx_file import save_onnx, to_onnx
 from leangan.runtimes.openvino_codebook import index_constants
 
 if TYPE_CHECKING:
+    import onnx
+
     from leangan.generator import Generator
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8+bf16": "bf16"}
@@ -26,6 +32,8 @@ _MODEL = "generator.xml"
 _SMALL = 1024
 """Constants of up to this many elements stay float32: biases and quantization scales, whose
 range half precision may not hold, and which weigh nothing."""
+
+_SHORT_MS = 0.2
 
 
 class OpenVINO:
@@ -61,8 +69,9 @@ class OpenVINO:
                 f"OpenVINO has no precision {precision!r}; choose from {', '.join(_HINTS)}."
             )
         with tempfile.TemporaryDirectory() as temporary:
-            source = write_onnx(generator, Path(temporary) / "generator.onnx")
-            model = _core().read_model(source)
+            source = to_onnx(generator)
+            model = _core().read_model(save_onnx(source, Path(temporary) / "generator.onnx"))
+            _name_last_layers(model, source)
             _simplify(model)
             index_constants(model)
             if _HINTS[precision] == "bf16":
@@ -75,32 +84,30 @@ class OpenVINO:
 
     def open(self, artifact: Artifact, threads: int) -> OpenVINOSession:
         """Compile for this CPU, with the precision said outright: the default depends on it."""
-        compiled = _core().compile_model(
-            artifact.path,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
-                "INFERENCE_NUM_THREADS": threads,
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                # Pinned threads of several processes meet on the same cores.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
-        return OpenVINOSession(compiled)
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # Pinned threads of several processes meet on the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        return OpenVINOSession(artifact.path, settings)
 
 
 class OpenVINOSession:
-    """A compiled model and one request that is used again and again."""
+    """A compiled model, one request that is used again and again, and the last inputs."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, settings
+        self._compiled = _core().compile_model(path, "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+        self._inputs: list[np.ndarray] | None = None
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         """Run once, see `Session.run`."""
-        arrays = [np.ascontiguousarray(x, dtype=np.float32) for x in inputs]
-        results = self._request.infer(arrays, share_inputs=True)
+        self._inputs = [np.ascontiguousarray(x, dtype=np.float32) for x in inputs]
+        results = self._request.infer(self._inputs, share_inputs=True)
         return list(results.values())
 
     def int8_share(self) -> float | None:
@@ -118,6 +125,34 @@ class OpenVINOSession:
             if _told(node, "runtimePrecision") in ("u8", "i8"):
                 eight += macs
         return eight / whole if whole else None
+
+    def layer_times(self) -> dict[str, float]:
+        """From the plugin's own clock, which runs in a second compilation of the model."""
+        if self._inputs is None:
+            return {}
+        compiled = _core().compile_model(self._path, "CPU", {**self._settings, "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        runs = 0
+        spent: dict[str, list[float]] = {}
+
+        def run() -> None:
+            nonlocal runs
+            request.infer(self._inputs, share_inputs=True)
+            runs += 1
+            for info in request.get_profiling_info():
+                ms = spent.setdefault(info.node_name, [])
+                # What the plugin tells is the average over all runs so far.
+                average = info.real_time.total_seconds() * 1e3
+                ms.append(max(0.0, average * runs - sum(ms)))
+
+        run_often(run)
+        # Averages come in whole microseconds: for short nodes their differences are too coarse.
+        times = {
+            name: typical(ms) if typical(ms) > _SHORT_MS else mean(ms[1:])
+            for name, ms in spent.items()
+        }
+        nodes = compiled.get_runtime_model().get_ordered_ops()
+        return by_layer([_executed(node, times) for node in nodes])
 
 
 Shape = tuple[int, ...]
@@ -144,6 +179,27 @@ _MACS = {
 }
 
 
+_HELPERS = frozenset(
+    {
+        "Convert", "DepthToSpace", "FakeQuantize", "Interpolate", "Pad", "Quantize", "Reorder",
+        "Reshape", "SpaceToDepth", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Kinds of nodes that only bring values into another form or place."""
+
+
+def _executed(node: Any, times: Mapping[str, float]) -> Executed:
+    kind, name = _told(node, "layerType"), node.get_friendly_name()
+    origins = _told(node, "originalLayersNames").split(",")
+    return Executed(
+        name,
+        times.get(name, 0.0),
+        next(filter(None, map(layer_of, origins)), None),
+        kind in _HELPERS,
+        tuple(i.get_source_output().get_node().get_friendly_name() for i in node.inputs()),
+    )
+
+
 def _told(node: Any, key: str) -> str:
     info = node.get_rt_info()
     return str(info[key].astype(str)) if key in info else ""
@@ -154,6 +210,16 @@ def _core() -> Any:
     import openvino as ov
 
     return ov.Core()
+
+
+def _name_last_layers(model: Any, source: onnx.ModelProto) -> None:
+    """OpenVINO calls what an output comes from by the output; give layers their names back."""
+    makers = {value: node.name for node in source.graph.node for value in node.output}
+    for result in model.get_results():
+        node = result.input_value(0).get_node()
+        name = makers.get(node.get_friendly_name(), "")
+        if layer_of(name):
+            node.set_friendly_name(name)
 
 
 def _simplify(model: Any) -> None:

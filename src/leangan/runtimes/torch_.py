@@ -98,6 +98,10 @@ class TorchSession:
         """None: eager mode does not tell."""
         return None
 
+    def layer_times(self) -> dict[str, float]:
+        """Empty: eager mode runs 8 bits in float, and inductor's kernels span layers."""
+        return {}
+
 
 def _load(artifact: Artifact) -> Any:
     import torch

@@ -6,6 +6,7 @@ It reads one JSON object a line on stdin and answers each with one on stdout:
     {"run": "in.npz", "out": "out.npz"}  -> {"ok": true, "ms": t}, the first time also "first_ms"
     {"time": n}                          -> {"ms": [t, ...]}, n calls on the last inputs
     {"share": true}                      -> {"int8_share": 0 to 1, or null}
+    {"layers": true}                     -> {"layer_ms": {name: t, ...}}, on the last inputs
     {"memory": true}                     -> {"peak_bytes": b, "peak_bytes_process": b}
     {"quit": true}
 
@@ -91,6 +92,10 @@ def _share(state: _Opened, request: Request) -> Reply:
     return {"int8_share": state.need_session().int8_share()}
 
 
+def _layers(state: _Opened, request: Request) -> Reply:
+    return {"layer_ms": state.need_session().layer_times()}
+
+
 def _memory(state: _Opened, request: Request) -> Reply:
     peak = peak_bytes()
     return {"peak_bytes": max(0, peak - state.memory_before), "peak_bytes_process": peak}
@@ -101,6 +106,7 @@ _ANSWERS: dict[str, Callable[[_Opened, Request], Reply]] = {
     "run": _run,
     "time": _time,
     "share": _share,
+    "layers": _layers,
     "memory": _memory,
 }
 
