@@ -25,7 +25,7 @@ def write_quantization_page(
     *,
     task: Task | None = None,
     samples: Sequence[Sample] = (),
-    output_db: Mapping[str, float] | None = None,
+    power: float | None = None,
     command: str | None = None,
 ) -> Path:
     """Write the page of a quantization, atomically.
@@ -37,11 +37,10 @@ def write_quantization_page(
         path: the `.html` file.
         task: judges each sample for its caption; without it no pictures are shown.
         samples: held-out ones; the first few are shown, before and after.
-        output_db: by layer name, how close the output stays when only this layer is quantized;
-            what the history says when not given.
+        power: what noise on the output is compared with, see `describe_layers`.
         command: what the user typed.
     """
-    layers = describe_layers(generator, original, output_db=output_db)
+    layers = describe_layers(generator, original, power=power)
     shown = samples[:_SHOWN] if task else ()
     extras = {
         "summary": summarize(layers),

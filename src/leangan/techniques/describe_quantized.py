@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ def describe_layers(
     generator: Generator,
     original: Generator | None = None,
     *,
-    output_db: Mapping[str, float] | None = None,
+    power: float | None = None,
 ) -> list[QuantizedLayer]:
     """All layers in the order in which they run, each once; all "float" when none is quantized.
 
@@ -86,9 +86,12 @@ def describe_layers(
         original: the float generator that it was made of. Weights are compared with its weights of
             the same path. Without it errors are what the history says, else what rounding to steps
             of that size makes.
-        output_db: by layer name, how close the output stays when only this layer is quantized;
-            what the history says when not given.
+        power: what the noise on the output is compared with, the history tells that noise: the
+            output port's squared range when not given, as in PSNR, where it has one.
     """
+    port = generator.signature.outputs[0]
+    if power is None and port.range is not None:
+        power = (port.range[1] - port.range[0]) ** 2
     module = generator.module()
     found_forms, seen = forms(generator, module), told(generator)
     weights = dict(generator.program.state_dict)
@@ -109,14 +112,13 @@ def describe_layers(
             found[layer.name] = QuantizedLayer(layer.name, layer.op, params, size, layer.macs)
             continue
         said = seen.get(layer.name, seen.get(form.path.removesuffix(".weight"), {}))
-        weight = _fitting(floats.get(form.path), form.made)
-        output = (output_db or {}).get(layer.name, said.get("output_db"))
+        weight = _fitting(floats.get(form.path), form)
         found[layer.name] = QuantizedLayer(
             layer.name, layer.op, form.made.numel(), sum(map(_bytes, form.stored)), layer.macs,
             precision=form.precision, activation_bits=form.activation_bits, per=form.per,
             steps=form.steps, levels=form.levels,
             weight_db=_weight_db(form, weight, said.get("snr_db")),
-            output_db=None if output is None else float(output),
+            output_db=_output_db(power, said.get("noise")),
             histogram=form.histogram(weight),
         )  # fmt: skip
     macs, stored = (sum(getattr(w, k) for w in found.values()) or 1 for k in ("macs", "bytes"))
@@ -183,13 +185,18 @@ def _weight_db(
     return 10 * math.log10(power / noise)
 
 
-def _fitting(weight: Any, made: Tensor) -> Tensor | None:
-    """The float weight, where it is the same up to axes of size 1 that a rewrite put in."""
-    if not isinstance(weight, Tensor) or [s for s in weight.shape if s > 1] != [
-        s for s in made.shape if s > 1
-    ]:
+def _output_db(power: float | None, noise: float | None) -> float | None:
+    if power is None or noise is None:
         return None
-    return weight.detach().reshape(made.shape).float()
+    return 10 * math.log10(power / noise) if noise > 0 else math.inf
+
+
+def _fitting(weight: Any, form: EvenSteps | Codebooks) -> Tensor | None:
+    """What was rounded, where the weight is that of the layer; a rewrite may put axes of 1 in."""
+    sizes = [s for s in form.made.shape if s > 1]
+    if not isinstance(weight, Tensor) or [s for s in weight.shape if s > 1] != sizes:
+        return None
+    return weight.detach().reshape(form.made.shape).float() * form.factors
 
 
 def _bytes(tensor: Tensor) -> int:

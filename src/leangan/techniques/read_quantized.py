@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from leangan.graph.operators import arguments, aten, is_call, read_convolution
 from leangan.graph.rewrite import codes_behind, tensor_of
 from leangan.graph.weights import stored_weights
 from leangan.techniques.histogram import Histogram, of_codebooks, of_steps
+from leangan.techniques.layer_code import over_inputs
 from leangan.techniques.placement import source_of
 
 STEPS = ("quantize_linear", "quantize_codebook")
@@ -40,12 +41,15 @@ class EvenSteps:
     per: str
     steps: int
     activation_bits: int | None
+    factors: Tensor
+    """Broadcastable to the weight: what input channels are divided by, and the float weight was
+    multiplied by before it was rounded; 1 where nothing was."""
 
     @property
     def precision(self) -> str:
         """As in `Scheme.word`."""
         activations = f"a{self.activation_bits}" if self.activation_bits else ""
-        return f"w{self.levels.bit_length()}{activations}"
+        return f"w{(self.levels - 1).bit_length()}{activations}"
 
     @property
     def levels(self) -> int:
@@ -54,8 +58,11 @@ class EvenSteps:
 
     @property
     def likely_noise(self) -> float | None:
-        """Sum of squared errors when these are even within a step and nothing is clipped."""
-        return float(self.scales.double().square().sum()) / 12
+        """Sum of squared errors when these are even within a step and nothing is clipped.
+
+        None below 4 bits, where most weights lie within the step around zero.
+        """
+        return None if self.levels < 15 else float(self.scales.double().square().sum()) / 12
 
     def histogram(self, weight: Tensor | None) -> Histogram:
         """Of the float weight where it is known, else of the codes."""
@@ -77,6 +84,7 @@ class Codebooks:
     """Per codebook its levels, ascending."""
     per: str = "codebook"
     activation_bits: int | None = None
+    factors: Tensor = field(default_factory=lambda: torch.ones(()))
     likely_noise: float | None = None
 
     @property
@@ -155,7 +163,7 @@ def _read(
         return x
 
     whole, step, zero = (
-        viewed(t.expand(codes.shape))
+        viewed(t.expand(codes.shape).contiguous())
         for t in (codes, scales.reshape(beside), zeros.reshape(beside))
     )
     per = "tensor" if len(scales) == 1 else "channel"
@@ -174,6 +182,7 @@ def _read(
         per,
         len(scales),
         _activation_bits(node),
+        _factors(module, node, whole),
     )
 
 
@@ -191,6 +200,18 @@ def _activation_bits(node: Node) -> int | None:
         return None
     named = arguments(source)
     return int(named["quant_max"] - named["quant_min"]).bit_length()
+
+
+def _factors(module: GraphModule, node: Node, weight: Tensor) -> Tensor:
+    code = source_of(node)[0]
+    while code.op == "call_function" and "quantize" in str(code.target):
+        code = code.all_input_nodes[0]
+    constant = code.args[1] if is_call(code, aten.mul) else None
+    if isinstance(constant, Node) and str(constant.target).endswith("_input_factors"):
+        divisors = tensor_of(module, constant)
+        if divisors is not None:
+            return over_inputs(1 / divisors.detach().flatten(), weight, node)
+    return torch.ones(())
 
 
 def _codebooks(generator: Generator, module: GraphModule) -> dict[str, EvenSteps | Codebooks]:
