@@ -232,7 +232,7 @@ def test_without_a_layer_for_8_bits_a_float_form_is_delivered(plain):
     assert report.delivered["precision"] == "fp32"
     assert report.delivered["quality"]["psnr"]["mean"] > 80
     recipe = read_recipe(out / "recipe.yaml")
-    assert (recipe.quantize, recipe.keep_float) == (False, ())
+    assert (recipe.quantize, recipe.layers) == (False, {})
 
 
 def test_a_failing_run_leaves_an_existing_result_alone(

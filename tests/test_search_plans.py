@@ -1,110 +1,125 @@
-"""Which layers stay in float: the noisy and cheap, never too many, and always one bold plan."""
+"""Which precision each layer gets: by its time and its noise, never for nothing."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from leangan.search.plans import Plan, plans, predicted
+from leangan.search.plans import Plan, cleanest, fastest, groups, uniform
 from leangan.techniques.grid import Grid
 from leangan.techniques.layer_code import LayerCode
 from leangan.techniques.scheme import Scheme
 
-
-def layer(name, noise, source=None):
-    grid = Grid(0, torch.ones(1), torch.zeros(1), -127, 127)
-    return LayerCode(name, source or name, Scheme(), grid, noise=noise)
+GRID = Grid(0, torch.ones(1), torch.zeros(1, dtype=torch.int64), -127, 127)
 
 
-def calibration(**noise):
-    return {name: layer(name, value) for name, value in noise.items()}
+def calibration(sources=None, word="w8a8", **noise):
+    return {
+        name: LayerCode(name, (sources or {}).get(name, name), Scheme().at(word), GRID, noise=value)
+        for name, value in noise.items()
+    }
 
 
-def test_noise_adds_up():
+def choices(found, float_ms, ms, macs=None):
+    return groups({"w8a8": found}, {"float": float_ms, "w8a8": ms}, macs or {})
+
+
+def test_noise_and_time_add_up():
     found = calibration(a=0.001, b=0.002, c=0.007)
-    assert predicted(found, (), 1.0) == pytest.approx(20)
-    assert predicted(found, ("c",), 1.0) == pytest.approx(10 * math.log10(1 / 0.003))
-    assert predicted(found, (), 4.0) == pytest.approx(20 + 10 * math.log10(4))
+    plan = uniform(found, {"a": 1.0, "b": 2.0, "c": 4.0}, "w8a8", 1.0)
+    assert plan.predicted_db == pytest.approx(20)
+    assert plan.ms == 7
+    assert plan.keep_float == ()
+    assert uniform(found, {}, "w8a8", 4.0).predicted_db == pytest.approx(20 + 10 * math.log10(4))
 
 
-def test_without_noise_the_output_is_the_same():
-    assert predicted(calibration(a=0.001), ("a",), 1.0) == math.inf
+def test_what_costs_quality_and_saves_little_time_stays_float():
+    found = calibration(a=0.004, b=0.004, c=0.00001)
+    offered = choices(found, {"a": 1.0, "b": 9.0, "c": 5.0}, {"a": 0.5, "b": 4.0, "c": 2.0})
+    plan = fastest(offered, 1.0, 22)
+    assert plan.words == {"a": "float", "b": "w8a8", "c": "w8a8"}
+    assert plan.ms == pytest.approx(7)
+    assert plan.predicted_db == pytest.approx(10 * math.log10(1 / 0.00401))
 
 
-def test_all_layers_in_8_bits_come_first():
-    found = plans(calibration(a=0.01, b=0.0001), {"a": 1, "b": 9}, 1.0, [30])
-    assert found[0].keep_float == ()
-    assert found[0].predicted_db == pytest.approx(10 * math.log10(1 / 0.0101))
+def test_what_is_no_faster_in_8_bits_stays_float_however_quiet():
+    found = calibration(slower=1e-9, same=1e-9, quicker=1e-9)
+    ms = {"slower": 3.0, "same": 1.99, "quicker": 1.0}
+    plan = fastest(choices(found, dict.fromkeys(found, 2.0), ms), 1.0, 10)
+    assert plan.keep_float == ("slower", "same")
+    assert plan.ms == pytest.approx(5)
 
 
-def test_what_is_noisy_and_cheap_goes_back_to_float_first():
-    noisy = calibration(cheap=0.004, costly=0.005, quiet=0.00001)
-    _, careful = plans(noisy, {"cheap": 10, "costly": 100, "quiet": 100}, 1.0, [22])
-    assert careful.keep_float == ("cheap",)
-    assert careful.predicted_db >= 22
+def test_the_fastest_plan_is_found_and_reaches_its_quality():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        names = "abcdefg"
+        found = calibration(**{n: float(10 ** rng.uniform(-5, -2)) for n in names})
+        slow = {n: float(rng.uniform(1, 5)) for n in names}
+        quick = {n: slow[n] * float(rng.uniform(0.3, 0.9)) for n in names}
+        plan = fastest(choices(found, slow, quick), 1.0, 27)
+        assert plan.predicted_db >= 27 - 1e-9
+        best = min(
+            sum(quick[n] if n in eight else slow[n] for n in names)
+            for k in range(8)
+            for eight in itertools.combinations(names, k)
+            if sum(found[n].noise for n in eight) <= 10**-2.7
+        )
+        assert plan.ms == pytest.approx(best)
 
 
-def test_a_plan_reaches_its_target_with_as_few_layers_as_it_takes():
-    noisy = calibration(**{f"l{i}": 0.001 * 2**-i for i in range(8)})
-    macs = dict.fromkeys(noisy, 1)
-    found = plans(noisy, macs, 1.0, [30, 33], most_float=0.9)
-    for plan, target in zip(found[1:], (30, 33), strict=True):
-        assert plan.predicted_db >= target
-        *fewer, _ = plan.keep_float
-        assert predicted(noisy, fewer, 1.0) < target
+def test_the_reverse_is_the_best_quality_within_a_time():
+    found = calibration(a=0.004, b=0.001, c=0.0001)
+    offered = choices(found, {"a": 4.0, "b": 4.0, "c": 4.0}, {"a": 1.0, "b": 1.0, "c": 1.0})
+    plan = cleanest(offered, 1.0, 6.0)
+    assert plan.words == {"a": "float", "b": "w8a8", "c": "w8a8"}
+    assert cleanest(offered, 1.0, 12.0).predicted_db == math.inf
+    assert cleanest(offered, 1.0, 2.9) is None
 
 
-def test_never_more_than_the_allowed_share_stays_float():
-    noisy = calibration(a=0.1, b=0.1, c=0.1, d=0.1)
-    macs = {"a": 40, "b": 30, "c": 20, "d": 10}
-    for share in (0.0, 0.1, 0.35, 0.5):
-        for plan in plans(noisy, macs, 1.0, [20, 90], most_float=share):
-            assert sum(macs[n] for n in plan.keep_float) <= share * 100
-
-
-def test_a_layer_too_costly_for_float_does_not_keep_smaller_ones_from_it():
-    noisy = calibration(huge=0.9, small=0.0001)
-    _, careful = plans(noisy, {"huge": 90, "small": 10}, 1.0, [60])
-    assert careful.keep_float == ("small",)
-
-
-def test_plans_differ_and_their_names_too():
-    noisy = calibration(a=0.01, b=0.001, c=0.0001, d=0.0001)
-    found = plans(noisy, dict.fromkeys("abcd", 1), 1.0, [10, 12, 25, 25, 35, 36, 80])
-    assert len({p.keep_float for p in found}) == len({p.name for p in found}) == len(found) > 1
-
-
-def test_targets_in_any_order_give_the_same_plans():
-    noisy = calibration(a=0.01, b=0.001, c=0.0001, d=0.0001)
-    macs = dict.fromkeys("abcd", 1)
-    assert plans(noisy, macs, 1.0, [35, 25]) == plans(noisy, macs, 1.0, [25, 35])
-
-
-def test_kept_layers_are_listed_in_the_order_of_computation():
-    noisy = calibration(first=0.01, second=0.02, third=0.00001, fourth=0.00001)
-    _, careful = plans(noisy, dict.fromkeys(noisy, 1), 1.0, [40])
-    assert careful.keep_float == ("first", "second")
-
-
-def test_no_plan_keeps_every_layer_in_float():
-    noisy = calibration(a=0.1, b=0.1)
-    found = plans(noisy, {"a": 1, "b": 1}, 1.0, [99], most_float=1.0)
-    assert [p.keep_float for p in found] == [()]
-
-
-def test_a_plan_is_named_for_people():
-    assert Plan((), 40.0).name == ""
-    assert Plan(("a",), 40.0).name == ", 1 layer float"
-    assert Plan(("a", "b"), 40.0).name == ", 2 layers float"
+def test_a_quality_beyond_8_bits_leaves_everything_float():
+    found = calibration(a=0.1, b=0.1)
+    plan = fastest(choices(found, {"a": 2.0, "b": 2.0}, {"a": 1.0, "b": 1.0}), 1.0, 200)
+    assert plan.keep_float == ("a", "b")
+    assert plan.predicted_db == math.inf
 
 
 def test_layers_that_read_the_same_values_go_together():
-    found = {
-        "a": layer("a", 0.004, "x"),
-        "b": layer("b", 0.00001, "x"),
-        "c": layer("c", 0.00001, "y"),
+    found = calibration({"a": "x", "b": "x", "c": "y"}, a=0.004, c=0.00001, b=0.00001)
+    plan = fastest(choices(found, dict.fromkeys("abc", 2.0), dict.fromkeys("abc", 1.0)), 1.0, 30)
+    assert plan.words == {"a": "float", "b": "float", "c": "w8a8"}
+
+
+def test_several_precisions_are_weighed_against_each_other():
+    noisy, quiet = calibration(a=0.01, b=0.01), calibration(word="w8a16", a=0.0001, b=0.0001)
+    times = {
+        "float": {"a": 4.0, "b": 4.0},
+        "w8a8": {"a": 1.0, "b": 1.0},
+        "w8a16": {"a": 2.0, "b": 3.99},
     }
-    careful = plans(found, dict.fromkeys("abc", 1), 1.0, [30], most_float=0.7)[-1]
-    assert careful.keep_float == ("a", "b")
+    offered = groups({"w8a8": noisy, "w8a16": quiet}, times, {})
+    assert fastest(offered, 1.0, 15).words == {"a": "w8a8", "b": "w8a8"}
+    assert fastest(offered, 1.0, 19).words == {"a": "w8a16", "b": "w8a8"}
+    assert fastest(offered, 1.0, 30).words == {"a": "w8a16", "b": "float"}
+
+
+def test_where_no_runtime_tells_work_stands_for_time():
+    found = calibration(small=0.004, large=0.004)
+    plan = fastest(groups({"w8a8": found}, {}, {"small": 10, "large": 100}), 1.0, 23)
+    assert plan.keep_float == ("small",)
+
+
+def test_a_layer_that_was_not_told_is_as_fast_as_the_others():
+    found = calibration(known=1e-9, unknown=1e-9)
+    offered = choices(found, {"known": 2.0}, {"known": 1.0}, {"known": 10, "unknown": 30})
+    assert [o.ms for o in offered[1].options] == pytest.approx([6.0, 3.0])
+
+
+def test_a_plan_is_named_for_people():
+    assert Plan({"a": "w8a8"}, 40.0, 1.0).name == ""
+    assert Plan({"a": "float", "b": "w8a8"}, 40.0, 1.0).name == ", 1 layer float"
+    assert Plan({"a": "float", "b": "float"}, 40.0, 1.0).name == ", 2 layers float"

@@ -7,7 +7,8 @@ import pytest
 from leangan.errors import UsageError
 from leangan.search.recipe import Recipe, read, write
 
-FULL = Recipe("openvino", "int8+bf16", ("sink-shuffle",), True, ("head", "tail.0"), 7, 24)
+MIXED = {"head": "float", "tail.0": "w8a16"}
+FULL = Recipe("openvino", "int8+bf16", ("sink-shuffle",), True, MIXED, 7, 24)
 
 
 @pytest.mark.parametrize("recipe", [FULL, Recipe("onnxruntime", "fp32")])
@@ -18,7 +19,7 @@ def test_what_is_written_is_read(tmp_path, recipe):
 def test_it_is_a_file_for_people(tmp_path):
     text = write(FULL, tmp_path / "recipe.yaml").read_text()
     assert text.startswith("schema: 1\nruntime: openvino\n")
-    assert "- tail.0" in text
+    assert "layers:\n  head: float\n  tail.0: w8a16\n" in text
     assert "!!" not in text
 
 
@@ -26,6 +27,14 @@ def test_what_is_left_out_has_a_default(tmp_path):
     path = tmp_path / "short.yaml"
     path.write_text("schema: 1\nruntime: openvino\nprecision: bf16\n")
     assert read(path) == Recipe("openvino", "bf16")
+
+
+def test_recipes_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(BASE + "quantize: true\nkeep_float:\n- head\n- tail.0\n")
+    old = read(path)
+    assert old.layers == {"head": "float", "tail.0": "float"}
+    assert read(write(old, tmp_path / "new.yaml")) == old
 
 
 BASE = "schema: 1\nruntime: openvino\nprecision: bf16\n"
@@ -37,6 +46,8 @@ BASE = "schema: 1\nruntime: openvino\nprecision: bf16\n"
         (BASE + "quantise: true\n", r"no 'quantise'.*it has runtime, precision.*quantize"),
         (BASE + "quantize: 1\n", "'quantize' must be true or false"),
         (BASE + "keep_float: head\n", "'keep_float' must be a list of names"),
+        (BASE + "layers: [head]\n", "'layers' must say precisions by name"),
+        (BASE + "layers: {head: int8}\n", "'layers': head: 'int8' is no precision"),
         (BASE + "rewrites: [1]\n", "'rewrites' must be a list of names"),
         (BASE + "rewrites: [sink]\n", "no rewrite 'sink'; there are .*sink-shuffle"),
         (BASE + "seed: one\n", "'seed' must be a whole number"),

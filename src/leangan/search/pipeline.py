@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +20,21 @@ from leangan.search.candidate import Candidate
 from leangan.search.compare import runtime_names
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
-from leangan.search.plans import Plan, plans
+from leangan.search.mixed import WORD, Asked, Times, attempt_mixed
+from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
 from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
-from leangan.techniques.calibrate import Calibration, calibrate
+from leangan.techniques.calibrate import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import quantize
+from leangan.techniques.scheme import FLOAT
 
 _HELPS = 1.02
 """A rewrite that makes things less than 2% faster is noise, and is left out."""
-_MARGINS_DB = (0.7, 5.0)
-"""Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
 _DEFAULT_TARGET_DB = 40.0
 
 
@@ -46,6 +47,15 @@ class _Search:
     task: Task
     data: Data
     floor: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the search learned of the layers, for the report and for plan.yaml."""
+
+    calibration: Calibration
+    times: Mapping[str, Times]
+    """By runtime."""
 
 
 def compress(
@@ -113,7 +123,7 @@ def compress(
         if keep:
             _check_metrics(keep, lab.original)
         search = _Search(lab, generator, task, samples, floor)
-        calibration = _follow(search, followed) if followed else _explore(search, names)
+        found = _follow(search, followed) if followed else _explore(search, names)
         lab.time()
         return write_result(
             lab,
@@ -121,8 +131,9 @@ def compress(
             Path(out),
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
-            calibration=calibration,
+            calibration=found.calibration,
             recipe=lambda c: _recipe_of(c, followed.prune if followed else None, seed, limit),
+            plan=lambda c: _plan_of(c, found, lab.power),
             command=command,
         )
 
@@ -146,59 +157,48 @@ def _check_metrics(keep: str, original: Candidate) -> None:
             )
 
 
-def _explore(search: _Search, names: Sequence[str]) -> Calibration:
+def _explore(search: _Search, names: Sequence[str]) -> _Found:
     """Float forms first, with the rewrites that pay; then 8 bits on top of what won."""
     lab, generator = search.lab, search.generator
-    fastest: Candidate | None = None
+    plain: dict[str, Candidate] = {}
     for name in names:
         for precision in runtimes.get(name).precisions(quantized=False):
             if (name, precision) == ("torch", "fp32"):
                 continue  # that is the original itself
-            candidate = lab.attempt(
-                Candidate(f"{name} {precision}", name, precision, generator, plain=True)
-            )
-            if name == "openvino":
-                fastest = candidate
-    rewritten = _rewrites_that_pay(lab, fastest) if fastest is not None else generator
+            title = f"{name} {precision}"
+            plain[name] = lab.attempt(Candidate(title, name, precision, generator, plain=True))
+    if "openvino" in plain:
+        plain["openvino"] = _rewrites_that_pay(lab, plain["openvino"])
+        generator = plain["openvino"].generator
     where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
-    if not where or not quantizable(rewritten.module()):
-        return {}  # float forms are enough
-    calibration = _calibrated(search, rewritten)
-    for name in where:
-        bold, *careful = _plans(search, rewritten, calibration)
-        if name != "openvino":
-            # Elsewhere 8 bits seldom pay on generators: one careful try shows it.
-            _attempt_8_bits(lab, rewritten, calibration, name, careful[-1] if careful else bold)
-            continue
-        first = _attempt_8_bits(lab, rewritten, calibration, name, bold)
-        # What the first one shows of the predictions corrects those of the others.
-        seen = first.quality.get("psnr" if "psnr" in first.quality else "snr")
-        too_high = max(0.0, bold.predicted_db - seen["mean"]) if seen else 0.0
-        for plan in _plans(search, rewritten, calibration, too_high)[1:]:
-            _attempt_8_bits(lab, rewritten, calibration, name, plan)
-    return calibration
+    if not where or not quantizable(generator.module()):
+        return _Found({}, {})  # float forms are enough
+    calibration = _calibrated(search, generator)
+    decibels = [c.value for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
+    floor_db = max(decibels, default=_DEFAULT_TARGET_DB)
+    asked = Asked(lab, generator, calibration, _macs(generator), floor_db)
+    times = {
+        # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
+        name: attempt_mixed(asked, plain.get(name), name, careful=name != "openvino").times
+        for name in where
+    }
+    return _Found(calibration, times)
 
 
-def _attempt_8_bits(
-    lab: Lab, generator: Generator, calibration: Calibration, runtime: str, plan: Plan
-) -> Candidate:
-    precision = runtimes.get(runtime).precisions(quantized=True)[-1]
-    lab.progress(f"Quantizing for {runtime}{plan.name}")
-    made = quantize(generator, calibration, keep_float=plan.keep_float)
-    return lab.attempt(Candidate(f"{runtime} {precision}{plan.name}", runtime, precision, made))
-
-
-def _calibrated(search: _Search, generator: Generator) -> Calibration:
+def _calibrated(
+    search: _Search, generator: Generator, plan: PrecisionPlan | None = None
+) -> Calibration:
     used = (*search.data.calibration, *flat_samples(search.generator))
-    return calibrate(
+    return calibrate_plan(
         generator,
         [sample.inputs for sample in used],
+        plan or PrecisionPlan({}),
         names=[sample.name for sample in used],
         progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
     )
 
 
-def _rewrites_that_pay(lab: Lab, plain: Candidate) -> Generator:
+def _rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
     """Exact rewrites, each kept only if the runtime is measurably faster with it."""
     best, kept = plain, tuple[str, ...]()
     bases = {}
@@ -217,29 +217,18 @@ def _rewrites_that_pay(lab: Lab, plain: Candidate) -> Generator:
             candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
             if lab.faster(candidate, best) >= _HELPS:
                 best, kept = candidate, names
-    return best.generator
+    return best
 
 
-def _plans(
-    search: _Search, rewritten: Generator, calibration: Calibration, too_high: float = 0.0
-) -> list[Plan]:
-    """All layers in 8 bits first, then plans above the floor.
-
-    Args:
-        search: what is asked for.
-        rewritten: the float generator that is to be quantized.
-        calibration: of its layers.
-        too_high: decibels that predictions were seen to be too high by.
-    """
-    decibels = [c for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
-    target = max((c.value for c in decibels), default=_DEFAULT_TARGET_DB)
+def _macs(generator: Generator) -> dict[str, int]:
+    """Multiply-accumulates by layer name."""
     costs: dict[str, int] = {}
-    for layer in layers(rewritten):
+    for layer in layers(generator):
         costs[layer.name] = costs.get(layer.name, 0) + layer.macs
-    return plans(calibration, costs, search.lab.power, [target + too_high + m for m in _MARGINS_DB])
+    return costs
 
 
-def _follow(search: _Search, recipe: Recipe) -> Calibration:
+def _follow(search: _Search, recipe: Recipe) -> _Found:
     generator, lab = search.generator, search.lab
     if recipe.prune:
         used = [sample.inputs for sample in search.data.calibration]
@@ -248,14 +237,16 @@ def _follow(search: _Search, recipe: Recipe) -> Calibration:
         generator = DOOR_REWRITES[name](generator)
     calibration: Calibration = {}
     if recipe.quantize:
-        calibration = _calibrated(search, generator)
-        generator = quantize(generator, calibration, keep_float=recipe.keep_float)
+        plan = PrecisionPlan(recipe.layers)
+        calibration = _calibrated(search, generator, plan)
+        kept = [name for name in calibration if plan.word(name) == FLOAT]
+        generator = quantize(generator, calibration, keep_float=kept)
     lab.attempt(
         Candidate(
             f"{recipe.runtime} {recipe.precision}", recipe.runtime, recipe.precision, generator
         )
     )
-    return calibration
+    return _Found(calibration, {})
 
 
 def _recipe_of(
@@ -268,8 +259,29 @@ def _recipe_of(
         candidate.precision,
         tuple(n for n in DOOR_REWRITES if n in steps),
         quantized is not None,
-        tuple(quantized["keep_float"]) if quantized else (),
+        {n: w for n, w in quantized.get("words", {}).items() if w != WORD} if quantized else {},
         seed,
         limit,
         prune,
     )
+
+
+def _plan_of(candidate: Candidate, found: _Found, power: float) -> PrecisionPlan | None:
+    """The precisions of a quantized candidate's layers, with what the search knows of each."""
+    steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
+    words: Mapping[str, str] = steps.get("quantize_linear", {}).get("words", {})
+    if not words:
+        return None
+    times = found.times.get(candidate.runtime) or {FLOAT: {}, WORD: {}}
+    costs = _macs(candidate.generator)
+    whole = sum(costs.values()) or 1
+    facts = {
+        name: LayerFacts(
+            10 * math.log10(power / code.noise) if code.noise else None,
+            times[FLOAT].get(name),
+            times[WORD].get(name),
+            costs.get(name, 0) / whole,
+        )
+        for name, code in found.calibration.items()
+    }
+    return PrecisionPlan(words, WORD, candidate.generator.name, facts=facts)

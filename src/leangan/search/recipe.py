@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from leangan.errors import UsageError
 from leangan.files import atomic
 from leangan.graph.doors import DOOR_REWRITES
 from leangan.search.prune_plan import PrunePlan
+from leangan.techniques.scheme import FLOAT, parse_word
 
 SCHEMA = 1
 
@@ -25,8 +27,9 @@ class Recipe:
     rewrites: tuple[str, ...] = ()
     """Names of `graph.doors.DOOR_REWRITES`, in order."""
     quantize: bool = False
-    keep_float: tuple[str, ...] = ()
-    """Layers that stay in float when `quantize` is set."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Precisions of the layers that are not w8a8 when `quantize` is set, by name: "float", or
+    words as `scheme.parse_word` reads them."""
     seed: int = 0
     limit: int | None = None
     """The most samples to take; None for what the network's cost allows."""
@@ -58,6 +61,8 @@ def read(path: Path) -> Recipe:
         raise UsageError(f"{path} cannot be read as a recipe: {error}") from error
     if not isinstance(facts, dict) or facts.pop("schema", None) != SCHEMA:
         raise UsageError(f"{path} is no recipe of schema {SCHEMA}; compress writes recipe.yaml.")
+    # Earlier versions listed the layers that stay float, and had no other mixes.
+    kept = _names("keep_float", facts.pop("keep_float", []), path)
     known = {f.name: f.type for f in fields(Recipe)}
     for key in facts:
         if key not in known:
@@ -65,7 +70,10 @@ def read(path: Path) -> Recipe:
     for key in ("runtime", "precision"):
         if not isinstance(facts.get(key), str):
             raise UsageError(f"{path}: {key!r} must say the {key}, as text.")
-    return Recipe(**{k: _checked(k, v, path) for k, v in facts.items()})
+    values = {k: _checked(k, v, path) for k, v in facts.items()}
+    if kept:
+        values["layers"] = {**dict.fromkeys(kept, FLOAT), **values.get("layers", {})}
+    return Recipe(**values)
 
 
 def _checked(key: str, value: Any, path: Path) -> Any:
@@ -76,14 +84,15 @@ def _checked(key: str, value: Any, path: Path) -> Any:
             return PrunePlan.from_json(value)
         except UsageError as error:
             raise UsageError(f"{path}: 'prune': {error}") from error
-    if key in ("rewrites", "keep_float"):
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise UsageError(f"{path}: {key!r} must be a list of names.")
-        unknown = [v for v in value if key == "rewrites" and v not in DOOR_REWRITES]
+    if key == "layers":
+        return _precisions(value, path)
+    if key == "rewrites":
+        value = _names(key, value, path)
+        unknown = [v for v in value if v not in DOOR_REWRITES]
         if unknown:
             names = ", ".join(DOOR_REWRITES)
             raise UsageError(f"{path}: there is no rewrite {unknown[0]!r}; there are {names}.")
-        return tuple(value)
+        return value
     if key == "quantize" and not isinstance(value, bool):
         raise UsageError(f"{path}: 'quantize' must be true or false.")
     if key in ("seed", "limit"):
@@ -91,3 +100,21 @@ def _checked(key: str, value: Any, path: Path) -> Any:
         if isinstance(value, bool) or not (left_out or isinstance(value, int)):
             raise UsageError(f"{path}: {key!r} must be a whole number.")
     return value
+
+
+def _names(key: str, value: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise UsageError(f"{path}: {key!r} must be a list of names.")
+    return tuple(value)
+
+
+def _precisions(value: Any, path: Path) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: 'layers' must say precisions by name, for example head: float.")
+    for name, word in value.items():
+        if word != FLOAT:
+            try:
+                parse_word(str(word))
+            except UsageError as error:
+                raise UsageError(f"{path}: 'layers': {name}: {error}") from error
+    return {str(name): str(word) for name, word in value.items()}

@@ -22,10 +22,12 @@ from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
 from leangan.search.choose import choose
 from leangan.search.lab import Lab
+from leangan.search.precision_plan import PrecisionPlan, write_plan
 from leangan.search.recipe import Recipe
 from leangan.tasks.base import Task
 from leangan.tasks.preview import panels, to_data_uri
 from leangan.techniques.calibrate import Calibration
+from leangan.techniques.scheme import FLOAT
 
 _SHOWN = 4
 """Samples in the report."""
@@ -76,6 +78,7 @@ def write_result(
     floor: str,
     calibration: Calibration,
     recipe: Callable[[Candidate], Recipe],
+    plan: Callable[[Candidate], PrecisionPlan | None],
     command: str | None,
 ) -> Report:
     """Choose, and write everything at once: an interrupted run leaves `out` as it was."""
@@ -92,6 +95,9 @@ def write_result(
             best["file"] = f"model/{written.artifact.path.name}"
             written.generator.save(folder / "generator.pt2")
             recipes.write(recipe(written), folder / "recipe.yaml")
+            precisions = plan(written)
+            if precisions is not None:
+                write_plan(precisions, folder / "plan.yaml")
         facts = finite(
             {
                 "schema": 1,
@@ -199,7 +205,7 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
     """Of the delivered graph, with what each layer's 8-bit form costs and why it is what it is."""
     steps = {s.name: s.settings for s in written.generator.history}
     quantized = steps.get("quantize_linear")
-    kept = set(quantized["keep_float"]) if quantized else set(calibration)
+    words: Mapping[str, str] = quantized.get("words", {}) if quantized else {}
     float_precision = "bf16" if "bf16" in written.precision else "fp32"
     rows = []
     for layer in layers(written.generator):
@@ -210,7 +216,7 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
             precision, why = written.precision, "the whole network was fastest this way"
         elif found is None:
             precision, why = float_precision, "cannot run in 8 bits: its weight is computed"
-        elif name in kept:
+        elif words[name] == FLOAT:
             precision, why = float_precision, "costs more quality in 8 bits than it saves time"
         else:
             word = found.scheme.word

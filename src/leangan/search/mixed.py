@@ -1,0 +1,140 @@
+"""8-bit candidates of one runtime: all layers first, then the mixes that its own clock asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leangan import runtimes
+from leangan.errors import LeanganError
+from leangan.generator import Generator
+from leangan.search.candidate import Candidate
+from leangan.search.lab import Lab
+from leangan.search.plans import Plan, fastest, groups, uniform
+from leangan.techniques.calibrate import Calibration
+from leangan.techniques.quantize_linear import quantize
+from leangan.techniques.scheme import FLOAT
+
+WORD = "w8a8"
+_MARGINS_DB = (0.7, 5.0)
+"""Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
+_RETRIES = 2
+"""Further plans where one fell short of the floor."""
+_WORTH = 0.97
+"""A plan that leaves more than this share of the float time is not tried."""
+_MOST_OFF_DB = 2.0
+"""Predictions that were too low are believed to be so by this at most."""
+_ROUNDS = 2
+"""How often float and 8 bits are timed in turns; what disturbs one round spares another."""
+
+Times = Mapping[str, Mapping[str, float]]
+"""Milliseconds by layer, by precision and for "float"."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all runtimes are to quantize, and what for."""
+
+    lab: Lab
+    generator: Generator
+    """Float, with the rewrites that pay."""
+    calibration: Calibration
+    """In 8 bits."""
+    macs: Mapping[str, int]
+    """By layer."""
+    floor_db: float
+    """PSNR or signal-to-noise ratio that is to be kept."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was tried in one runtime."""
+
+    times: Times
+    """Empty where the runtime does not tell."""
+    tried: tuple[tuple[Plan, Candidate], ...]
+    """In order, all layers in 8 bits first."""
+
+
+def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, careful: bool) -> Mixed:
+    """Try all layers in 8 bits, then the fastest plans that are predicted to keep the quality.
+
+    The first candidate gives the runtime's own time of each layer in 8 bits, and shows how far
+    the predicted quality is off; each further one corrects that again.
+
+    Args:
+        asked: see `Asked`.
+        plain: the float candidate of that runtime, None where there is none.
+        runtime: its name.
+        careful: try only the plan with the most quality to spare, and no other if it falls short.
+    """
+    power = asked.lab.power
+    bold = uniform(asked.calibration, {}, WORD, power)
+    first = _attempt(asked, runtime, bold)
+    times = _layer_times(asked.lab, plain, first)
+    choices = groups({WORD: asked.calibration}, times, asked.macs)
+    slow = sum(group.options[0].ms for group in choices)
+    too_high = _too_high(bold, first, 0.0)
+    tried = [(bold, first)]
+    retries = 0 if careful else _RETRIES
+    for margin in _MARGINS_DB[-1:] if careful else _MARGINS_DB:
+        while True:
+            plan = fastest(choices, power, asked.floor_db + margin + too_high)
+            if any(plan.words == p.words for p, _ in tried) or plan.ms > _WORTH * slow:
+                break
+            made = _attempt(asked, runtime, plan)
+            tried.append((plan, made))
+            too_high = _too_high(plan, made, too_high)
+            if made.error or not retries or (_seen_db(made) or math.inf) >= asked.floor_db:
+                break
+            retries -= 1
+    return Mixed(times, tuple(tried))
+
+
+def _attempt(asked: Asked, runtime: str, plan: Plan) -> Candidate:
+    precision = runtimes.get(runtime).precisions(quantized=True)[-1]
+    asked.lab.progress(f"Quantizing for {runtime}{plan.name}")
+    made = quantize(asked.generator, asked.calibration, keep_float=plan.keep_float)
+    name = _free_name(f"{runtime} {precision}{plan.name}", asked.lab.candidates)
+    return asked.lab.attempt(Candidate(name, runtime, precision, made))
+
+
+def _free_name(name: str, candidates: Sequence[Candidate]) -> str:
+    """Two plans may leave equally many layers in float, but not the same ones."""
+    taken = {c.name for c in candidates}
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name} (choice {number})"
+    return free
+
+
+def _layer_times(lab: Lab, plain: Candidate | None, first: Candidate) -> Times:
+    lab.progress("Timing each layer")
+    times: dict[str, dict[str, float]] = {}
+    for _ in range(_ROUNDS):
+        for word, candidate in ((FLOAT, plain), (WORD, first)):
+            if candidate is None or candidate.worker is None:
+                continue
+            try:
+                found = candidate.worker.layer_times()
+            except LeanganError:
+                continue  # a runtime that cannot profile still runs: work stands for time
+            known = times.setdefault(word, {})
+            for name, ms in found.items():
+                known[name] = min(ms, known.get(name, math.inf))
+    return times if len(times) == 2 and all(times.values()) else {}
+
+
+def _too_high(plan: Plan, made: Candidate, before: float) -> float:
+    """Decibels that predictions are seen to be too high by, as before where nothing was seen."""
+    seen = _seen_db(made)
+    if seen is None or not math.isfinite(plan.predicted_db):
+        return before
+    return max(-_MOST_OFF_DB, plan.predicted_db - seen)
+
+
+def _seen_db(candidate: Candidate) -> float | None:
+    found = candidate.quality.get("psnr") or candidate.quality.get("snr")
+    return None if not found or found["mean"] is None else float(found["mean"])
