@@ -1,0 +1,157 @@
+"""Mixes are asked of the clock, corrected by what was seen, and few are tried."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from leangan.errors import LeanganError
+from leangan.search import mixed
+from leangan.search.mixed import Asked, attempt_mixed
+from leangan.techniques.grid import Grid
+from leangan.techniques.layer_code import LayerCode
+from leangan.techniques.scheme import Scheme
+
+GRID = Grid(0, torch.ones(1), torch.zeros(1, dtype=torch.int64), -127, 127)
+NOISE = {"a": 1e-3, "b": 3e-4, "c": 1e-4, "d": 1e-5, "e": 1e-6}
+SLOW = dict.fromkeys(NOISE, 2.0)
+QUICK = dict.fromkeys(NOISE, 1.0)
+
+
+@dataclass
+class Bench:
+    """A Lab whose candidates have the noise that predictions say, times `off` of the layer."""
+
+    off: dict[str, float] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=lambda: QUICK)
+    fail: bool = False
+    power: float = 1.0
+    candidates: list[Any] = field(default_factory=list)
+
+    def progress(self, message):
+        pass
+
+    def attempt(self, candidate):
+        kept = candidate.generator
+        noise = sum(v * self.off.get(n, 1.0) for n, v in NOISE.items() if n not in kept)
+        if self.fail and self.candidates:
+            candidate.error = "it crashed"
+        else:
+            candidate.quality = {"psnr": {"mean": 10 * math.log10(1 / noise)}}
+            candidate.worker = SimpleNamespace(layer_times=lambda: self.times)
+        self.candidates.append(candidate)
+        return candidate
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.setattr(mixed, "quantize", lambda generator, found, keep_float: keep_float)
+    monkeypatch.setattr(
+        mixed.runtimes, "get", lambda name: SimpleNamespace(precisions=lambda quantized: ("int8",))
+    )
+    found = {n: LayerCode(n, n, Scheme(), GRID, noise=v) for n, v in NOISE.items()}
+
+    def run(lab, floor, *, slow=SLOW, careful=False, profile=None):
+        worker = SimpleNamespace(layer_times=profile or (lambda: slow))
+        plain = SimpleNamespace(worker=worker)
+        asked = Asked(lab, None, found, dict.fromkeys(NOISE, 10), floor)
+        return attempt_mixed(asked, plain, "clock", careful=careful)
+
+    return run
+
+
+def kept(found):
+    return ["".join(sorted(plan.keep_float)) for plan, _ in found.tried]
+
+
+def test_all_layers_first_then_mixes_above_the_floor(search):
+    found = search(Bench(), 33.0)
+    assert kept(found) == ["", "a", "ab"]
+    assert [c.name for _, c in found.tried] == [
+        "clock int8", "clock int8, 1 layer float", "clock int8, 2 layers float",
+    ]  # fmt: skip
+    assert found.times == {"float": SLOW, "w8a8": QUICK}
+
+
+def test_where_all_layers_are_enough_nothing_else_is_tried(search):
+    assert kept(search(Bench(), 20.0)) == [""]
+
+
+def test_layers_that_8_bits_do_not_speed_up_stay_float(search):
+    found = search(Bench(times={**QUICK, "d": 2.0, "e": 2.1}), 20.0)
+    assert kept(found) == ["", "de"]
+
+
+def test_where_8_bits_save_nothing_only_all_layers_are_tried(search):
+    assert kept(search(Bench(times=SLOW), 20.0)) == [""]
+
+
+def test_predictions_that_were_too_high_are_lowered(search):
+    assert kept(search(Bench(), 33.0))[1] == "a"
+    assert kept(search(Bench(dict.fromkeys(NOISE, 2.0)), 33.0))[1] == "ab"  # by 3 dB
+
+
+def test_a_plan_that_falls_short_is_followed_by_one_aimed_higher(search):
+    """All layers together are as noisy as predicted; what `a` has less, `b` has more."""
+    lab = Bench({"a": 0.1, "b": 4.0})
+    found = search(lab, 33.0)
+    seen = [c.quality["psnr"]["mean"] for c in lab.candidates]
+    assert seen[0] == pytest.approx(found.tried[0][0].predicted_db)
+    assert kept(found) == ["", "a", "ab"]
+    assert seen[1] < 33 < seen[2]
+
+
+def test_two_plans_of_as_many_layers_have_different_names():
+    assert mixed._free_name("x", [SimpleNamespace(name="x")]) == "x (choice 2)"
+
+
+def test_few_are_tried_however_far_off_predictions_are(search):
+    off = {"a": 1.0, "b": 10.0, "c": 100.0, "d": 1000.0, "e": 10000.0}
+    assert len(search(Bench(off), 34.0).tried) <= 5
+
+
+def test_elsewhere_one_careful_mix_is_tried(search):
+    found = search(Bench({"b": 4.0}), 34.0, careful=True)
+    assert len(found.tried) == 2
+    assert found.tried[1][0].predicted_db >= 39
+
+
+def test_a_candidate_that_fails_ends_the_tries_at_its_margin(search):
+    found = search(Bench(fail=True), 33.0)
+    assert kept(found) == ["", "a", "ab"]
+    assert [bool(c.error) for _, c in found.tried] == [False, True, True]
+
+
+def test_where_the_runtime_does_not_tell_work_stands_for_time(search):
+    found = search(Bench(times={}), 33.0, slow={})
+    assert found.times == {}
+    assert kept(found) == ["", "a", "ab"]
+
+
+def test_a_profile_that_fails_is_none(search):
+    def fail():
+        raise LeanganError("no profile here")
+
+    found = search(Bench(), 33.0, profile=fail)
+    assert found.times == {}
+    assert kept(found) == ["", "a", "ab"]
+
+
+def test_the_least_of_several_times_counts(search, monkeypatch):
+    """What disturbs the machine makes a layer slower, never faster."""
+    calls = iter([{**QUICK, "e": 1.5}, {**QUICK, "a": 9.0, "e": 1.2}])
+    lab = Bench()
+    attempt = Bench.attempt
+
+    def disturbed(self, candidate):
+        made = attempt(self, candidate)
+        made.worker = SimpleNamespace(layer_times=lambda: next(calls))
+        return made
+
+    monkeypatch.setattr(Bench, "attempt", disturbed)
+    assert search(lab, 20.0).times["w8a8"] == {**QUICK, "e": 1.2}
