@@ -1,6 +1,6 @@
 """Which precision each layer gets, by the runtime's clock, and how far that was foreseen.
 
-    python benchmarks/mixed_precision.py MODEL [--data DIR] [--floor DB ...] [--limit N] [--size N]
+    python benchmarks/mixed_precision.py MODEL [--data DIR] [--floor DB ...] [--limit N]
         [--on openvino] [--threads 2]
 
 MODEL is whatever leangan.load takes. For each floor it prints what compress would try: the
@@ -13,12 +13,10 @@ milliseconds are the machine's.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 
 import leangan as lg
 from leangan import runtimes, tasks
-from leangan.generator import Generator
 from leangan.graph.cost import layers
 from leangan.search.candidate import Candidate
 from leangan.search.data import affordable, data_path
@@ -36,13 +34,10 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--floor", type=float, nargs="+", default=[40.0], help="dB")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--size", type=int, help="of the timed input; the typical one if left out")
     parser.add_argument("--on", default="openvino")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     generator = lg.load(given.model)
-    if given.size:
-        generator = resized(generator, given.size)
     task = tasks.infer(generator)
     limit = given.limit or affordable(generator)
     data = task.data(generator, data_path(given.data), limit=limit, seed=0)
@@ -101,23 +96,6 @@ def show_layers(
                 f"{title}: layers {total:.2f} ms, a whole run {candidate.latency.p50:.2f} ms "
                 f"({total / candidate.latency.p50:.0%})"
             )
-
-
-def resized(generator: Generator, size: int) -> Generator:
-    """The same, timed at another height and width."""
-    ports = tuple(
-        dataclasses.replace(
-            port,
-            typical=tuple(
-                size if letter in "HWT" and fixed is None else usual
-                for letter, fixed, usual in zip(port.layout, port.shape, port.typical, strict=True)
-            ),
-        )
-        for port in generator.signature.inputs
-    )
-    return dataclasses.replace(
-        generator, signature=dataclasses.replace(generator.signature, inputs=ports)
-    )
 
 
 if __name__ == "__main__":

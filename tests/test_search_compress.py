@@ -16,6 +16,7 @@ from task_nets import Smooth, image_generator, pair_net
 from torch import nn
 
 import leangan as lg
+from leangan import tasks
 from leangan.errors import LeanganError, UsageError
 from leangan.measure.image import psnr
 from leangan.measure.latency import Timing, paired
@@ -24,8 +25,10 @@ from leangan.search import lab, pipeline, result
 from leangan.search.candidate import Candidate
 from leangan.search.compare import open_model
 from leangan.search.lab import Lab
+from leangan.search.precision_plan import apply_plan, read_plan
 from leangan.search.recipe import read as read_recipe
 from leangan.tasks.images import from_port, read_image, to_port
+from leangan.tasks.pictures import flat_samples
 
 compress = functools.partial(lg.compress, threads=1, limit=6)
 
@@ -203,6 +206,32 @@ def test_a_recipe_gives_the_same_bytes(searched, repeated):
     assert first.read_bytes() == again.read_bytes()
     assert read_recipe(searched[1] / "recipe.yaml") == read_recipe(repeated[1] / "recipe.yaml")
     assert len(repeated[0].facts["candidates"]) == 1
+
+
+def test_the_plan_of_a_quantized_delivery_gives_it_again(searched, net, photos):
+    out = searched[1]
+    plan = read_plan(out / "plan.yaml")
+    delivered = lg.load(out / "generator.pt2")
+    assert set(plan.layers) == {"a", "b", "c"}
+    assert plan.layers == delivered.history[-1].settings["words"]
+    samples = tasks.infer(net).data(net, photos, limit=6, seed=0).calibration
+    inputs = [s.inputs for s in (*samples, *flat_samples(net))]
+    again, first = (
+        dict(g.program.named_buffers()) for g in (apply_plan(net, inputs, plan), delivered)
+    )
+    codes = [n for n in first if n.endswith("_int8")]
+    assert codes
+    assert all(torch.equal(first[n], again[n]) for n in codes)
+
+
+def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(plain, patch, photos, tmp_path):
+    assert "plan.yaml" not in written(plain[1])
+    (tmp_path / "plan.yaml").write_text("of an earlier result")
+    recipe = plain[1] / "recipe.yaml"
+    generator = image_generator(Unquantizable(), size=32)
+    compress(generator, photos, tmp_path, recipe=recipe)
+    assert "report.json" in written(tmp_path)
+    assert "plan.yaml" not in written(tmp_path)
 
 
 def test_nothing_reaches_the_floor_and_the_best_is_written(repeated):

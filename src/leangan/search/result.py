@@ -86,6 +86,7 @@ def write_result(
     entries = [c.entry(lab.threads).to_json() for c in lab.candidates]
     delivered, best = choose(original, entries, floor)
     written = next((c for c in lab.candidates if best and c.name == best["name"]), None)
+    precisions = plan(written) if written is not None else None
     with atomic_folder(out) as folder:
         if written is not None and written.artifact is not None and best is not None:
             place = folder / "model"
@@ -95,7 +96,6 @@ def write_result(
             best["file"] = f"model/{written.artifact.path.name}"
             written.generator.save(folder / "generator.pt2")
             recipes.write(recipe(written), folder / "recipe.yaml")
-            precisions = plan(written)
             if precisions is not None:
                 write_plan(precisions, folder / "plan.yaml")
         facts = finite(
@@ -115,6 +115,8 @@ def write_result(
         write_json(facts, folder / "report.json")
         write_html(facts, extras, folder / "report.html")
         (folder / "card.md").write_text(card(facts, extras), encoding="utf-8")
+    if precisions is None:  # an earlier result's would speak of another model
+        (out / "plan.yaml").unlink(missing_ok=True)
     return Report(facts, out)
 
 
