@@ -1,7 +1,7 @@
 """Which precision each layer gets, by the runtime's clock, and how far that was foreseen.
 
     python benchmarks/mixed_precision.py MODEL [--data DIR] [--floor DB ...] [--limit N]
-        [--on openvino] [--threads 2]
+        [--rewrites NAME ...] [--on openvino] [--threads 2]
 
 MODEL is whatever leangan.load takes. For each floor it prints what compress would try: the
 predicted and the measured quality of each plan, the layers that stay float by the clock and those
@@ -18,6 +18,7 @@ import math
 import leangan as lg
 from leangan import runtimes, tasks
 from leangan.graph.cost import layers
+from leangan.graph.doors import DOOR_REWRITES
 from leangan.search.candidate import Candidate
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--floor", type=float, nargs="+", default=[40.0], help="dB")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--rewrites", nargs="*", default=[], choices=DOOR_REWRITES)
     parser.add_argument("--on", default="openvino")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -41,6 +43,8 @@ def main() -> None:
     task = tasks.infer(generator)
     limit = given.limit or affordable(generator)
     data = task.data(generator, data_path(given.data), limit=limit, seed=0)
+    for name in given.rewrites:
+        generator = DOOR_REWRITES[name](generator)
     used = (*data.calibration, *flat_samples(generator))
     calibration = calibrate(generator, [s.inputs for s in used], names=[s.name for s in used])
     macs: dict[str, int] = {}

@@ -193,5 +193,7 @@ class RuntimeTestCase:
             assert share is None or 0 <= share <= 1
             if not precision.startswith("int8"):
                 assert not share
+            times = worker.layer_times()
+            assert all(isinstance(name, str) and ms >= 0 for name, ms in times.items())
             assert worker.peak_memory() > 0
             return share
