@@ -91,6 +91,12 @@ def test_where_8_bits_save_nothing_only_all_layers_are_tried(search):
     assert kept(search(Bench(times=SLOW), 20.0)) == [""]
 
 
+def test_a_mix_that_saves_next_to_nothing_is_not_tried(search):
+    times = {"a": 1.0, "b": 1.9, "c": 1.9, "d": 1.9, "e": 1.9}
+    assert kept(search(Bench(times=times), 33.0)) == [""]
+    assert kept(search(Bench(times={**times, "e": 1.0, "d": 1.5}), 33.0))[1] == "a"
+
+
 def test_predictions_that_were_too_high_are_lowered(search):
     assert kept(search(Bench(), 33.0))[1] == "a"
     assert kept(search(Bench(dict.fromkeys(NOISE, 2.0)), 33.0))[1] == "ab"  # by 3 dB

@@ -21,8 +21,9 @@ _MARGINS_DB = (0.7, 5.0)
 """Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
 _RETRIES = 2
 """Further plans where one fell short of the floor."""
-_WORTH = 0.97
-"""A plan that leaves more than this share of the float time is not tried."""
+_WORTH = 0.93
+"""A plan that leaves more than this share of the float time is not tried: float is delivered when
+it is within 5% of the fastest, and a mix has changes of form that its layers alone do not show."""
 _MOST_OFF_DB = 2.0
 """Predictions that were too low are believed to be so by this at most."""
 _ROUNDS = 2
