@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 import torch
+from task_nets import image_generator
 from torch import nn
 
 from leangan.generator import Generator, Port, Signature
@@ -55,6 +56,25 @@ def test_names_of_layers_are_in_the_file(odd):
 def test_a_quantized_layer_has_its_own_name():
     names = {layer_of(node.name) for node in to_onnx(tiny_int8_generator()).graph.node}
     assert names == {None, "up", *(f"_frozen_param{i}" for i in range(4))}
+
+
+class Scaled(nn.Module):
+    """What a residual dense block does: a scaled convolution, added."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.conv(x) * 0.2 + x)
+
+
+def test_a_scaled_layer_is_found_under_its_own_name(tmp_path):
+    generator = image_generator(Scaled())
+    backend = get("openvino")
+    session = backend.open(backend.build(generator, tmp_path, "fp32"), 1)
+    session.run([x.numpy() for x in generator.example()])
+    assert set(session.layer_times()) == {"conv"}
 
 
 @pytest.mark.parametrize("name", ["", "node_conv2d", "layer", "layer[]", "player"])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _NAMED = re.compile(r"layer\[(.+?)\]")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SCALINGS = ("Add", "Div", "Mul", "Sub")
 _SECOND_ARGUMENT = re.compile(r"args = \(%\w+, %(\w+)")
 """In what the exporter notes of the operator that a node was made of."""
 
@@ -40,6 +41,11 @@ def name_layers(model: onnx.ModelProto, generator: Generator) -> None:
             name = names[path]
             uses[name] = uses.get(name, 0) + 1
             node.name = f"layer[{name}]" + (f"#{uses[name]}" if uses[name] > 1 else "")
+    for node in model.graph.node:
+        # A runtime makes one of a layer and its scaling, and may call it by the latter.
+        made = [makers[v] for v in node.input if v in makers and makers[v].input]
+        if node.op_type in _SCALINGS and len(made) == 1 and layer_of(made[0].name):
+            node.name = f"{made[0].name}/{node.op_type}"
 
 
 def layer_of(name: str) -> str | None:
