@@ -12,6 +12,7 @@ from markupsafe import Markup
 from leangan.files import atomic
 from leangan.report import plot, words
 from leangan.report.json_report import finite
+from leangan.report.levels import section
 
 _FOLDER = Path(__file__).parent
 
@@ -25,6 +26,7 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
             `samples`: a list of {"name", "input", "reference", "output", "difference" (pictures as
             data URIs, None where there is none), "psnr" (dB)};
             `layers`: {"name", "op", "macs", "params", "sensitivity_db", "precision", "why"};
+            `quantization`: of quantized weights {"summary", "layers"}, see `levels.section`;
             `steps`: {"name", "settings", "measured"}, what was done, in order;
             `command`, `recipe`: text.
     """
@@ -33,6 +35,7 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     layers = extras.get("layers") or []
     entries = facts["candidates"]
     delivered = facts["delivered"]
+    quantization = extras.get("quantization")
     return from_template(
         "report.html.j2",
         report=facts,
@@ -51,6 +54,7 @@ def render(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         layers=layers,
         all_macs=sum(layer["macs"] or 0 for layer in layers) or 1,
         most_macs=max((layer["macs"] or 0 for layer in layers), default=1) or 1,
+        quantization=section(**quantization) if quantization else None,
         steps=extras.get("steps") or [],
         command=extras.get("command"),
         recipe=extras.get("recipe"),

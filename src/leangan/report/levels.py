@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -12,8 +12,34 @@ _WIDTH, _BARS, _ROW = 900, 84, 26
 """Of the drawing: it is stretched to the width that there is, and keeps its height in pixels."""
 _LINES = 33
 """Up to so many levels are drawn through the histogram too."""
+_DRAWN = 3
+"""Histograms that are open: so many of the costliest layers, and of the largest."""
 _FEW = 64
 """With more levels in even steps only every sixteenth is drawn, and the two ends."""
+
+
+def section(summary: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What quantized.html.j2 needs, for the page of `quantize` and for the report of `compress`.
+
+    Args:
+        summary: as `techniques.describe_quantized.summarize` gives it.
+        layers: as `techniques.describe_quantized` has them, as plain values.
+    """
+    drawn = [layer for layer in layers if layer["histogram"]]
+    by_name = {layer["name"]: layer for layer in drawn}
+    costly = [by_name[name] for name in summary["worst"][:_DRAWN] if name in by_name]
+    large = sorted(drawn, key=lambda layer: -layer["macs"])
+    shown = costly + [layer for layer in large if layer not in costly][:_DRAWN]
+    return {
+        "summary": summary,
+        "layers": layers,
+        "shown": shown,
+        "others": [layer for layer in drawn if layer not in shown],
+        "kinds": sorted({layer["histogram"]["unit"] for layer in drawn}),
+        "most_macs": max((layer["macs_share"] for layer in layers), default=0) or 1,
+        "draw": draw,
+        "steps_words": steps_words,
+    }
 
 
 def draw(name: str, layer: Mapping[str, Any]) -> Markup:

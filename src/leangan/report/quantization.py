@@ -10,10 +10,10 @@ from typing import Any
 from leangan.report import words
 from leangan.report.html import from_template, pictured, write_page
 from leangan.report.json_report import finite
-from leangan.report.levels import draw, steps_words
+from leangan.report.levels import section
 
-_DRAWN = 3
-"""Histograms that are open: so many of the costliest layers, and of the largest."""
+_FEW = 3
+"""Layers that are named."""
 _HALF = 0.5
 _CHEAP = 0.25
 """Layers with at most this share of the MACs are worth leaving in float for half of the error."""
@@ -45,36 +45,17 @@ def render(facts: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
         good=words.above_floor(entry, facts["floor"]) if facts["floor"] else None,
         metric=words.main_metric([entry], facts["floor"]),
         entry=entry,
-        summary=summary,
         advice=advice(facts, layers),
         samples=[pictured(s) for s in extras.get("samples") or []],
         steps=extras.get("steps") or [],
         command=extras.get("command"),
-        **section(layers, summary),
+        **section(summary, layers),
     )
 
 
 def write_quantization(facts: Mapping[str, Any], extras: Mapping[str, Any], path: Path) -> Path:
     """Write `render`'s page atomically."""
     return write_page(render(facts, extras), path)
-
-
-def section(layers: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template's part on layers needs; the report of `compress` has that part too."""
-    drawn = [layer for layer in layers if layer["histogram"]]
-    by_name = {layer["name"]: layer for layer in drawn}
-    costly = [by_name[name] for name in summary["worst"][:_DRAWN] if name in by_name]
-    large = sorted(drawn, key=lambda layer: -layer["macs"])
-    shown = costly + [layer for layer in large if layer not in costly][:_DRAWN]
-    return {
-        "layers": layers,
-        "shown": shown,
-        "others": [layer for layer in drawn if layer not in shown],
-        "kinds": sorted({layer["histogram"]["unit"] for layer in drawn}),
-        "most_macs": max((layer["macs_share"] for layer in layers), default=0) or 1,
-        "draw": draw,
-        "steps_words": steps_words,
-    }
 
 
 def headline(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -109,11 +90,6 @@ def advice(facts: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> lis
             f"or given more bits, they would bring the output about {gain:.1f} dB closer."
         )
     low = [w for w in layers if w["levels"] and w["levels"] < 255]
-    if not good and facts["floor"] and low:
-        said.append(
-            f"The output is below its floor, a {words.floor_words(facts['floor'])}: take one bit "
-            f"more, which is worth about {_DB_PER_BIT:.0f} dB, or train what comes out."
-        )
     wanted = next((c for c in words.conditions(facts["floor"]) if c.metric == metric), None)
     if (
         good
@@ -129,10 +105,7 @@ def advice(facts: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> lis
                 f"{_DB_PER_BIT:.0f} dB, may do."
             )
     if not any(w["activation_bits"] == 8 for w in layers):
-        said.append(
-            "Only the file is smaller: what is computed, its speed and its memory are as before. "
-            "For speed, weights and inputs in 8 bits."
-        )
+        said.append("For speed, quantize weights and inputs to 8 bits: integer kernels want both.")
     return said
 
 
@@ -149,7 +122,7 @@ def _half_of_the_error(
     taken: list[str] = []
     share = 0.0
     for name in sorted(noise, key=lambda n: -noise[n]):
-        if share >= _HALF or len(taken) == _DRAWN:
+        if share >= _HALF or len(taken) == _FEW:
             break
         taken.append(name)
         share += noise[name] / whole

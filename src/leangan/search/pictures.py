@@ -12,6 +12,16 @@ from leangan.tasks.base import Sample, Task
 from leangan.tasks.preview import panels, to_data_uri
 
 
+def before_and_after(
+    original: Generator, other: Generator, task: Task | None, samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Run both on each sample, and show their outputs; nothing where there is no task to judge."""
+    if task is None:
+        return []
+    reference, output = ([g.outputs(*s.inputs)[0] for s in samples] for g in (original, other))
+    return side_by_side(original, task, samples, reference, output)
+
+
 def side_by_side(
     original: Generator,
     task: Task,

@@ -23,12 +23,11 @@ from leangan.report.words import conditions, floor_words, metric_value, share
 from leangan.runtimes.base import Artifact
 from leangan.search.compare import runtime_names
 from leangan.search.judge import FAR, RANDOM_ONLY, quality_of, task_samples
+from leangan.search.pictures import before_and_after
 from leangan.search.prune_latency import Narrower, Speed, Stopwatch, budget_for
 from leangan.search.prune_maps import draw_groups
 from leangan.search.prune_plan import AMOUNTS, PrunePlan
 from leangan.tasks.arrays import draws_inputs
-from leangan.tasks.base import Sample, Task
-from leangan.tasks.preview import panels, to_data_uri
 from leangan.techniques.calibration_inputs import draw
 
 Progress = Callable[..., None]
@@ -194,7 +193,7 @@ def prune(
                 fitted_on or (),
                 samples.held_out[0].inputs,
             ),
-            "samples": _pictures(original, pruned, task, samples.held_out[:_SHOWN]),
+            "samples": before_and_after(original, pruned, task, samples.held_out[:_SHOWN]),
             "steps": [{"name": s.name, "settings": dict(s.settings)} for s in pruned.history],
             "command": command,
         }
@@ -213,22 +212,6 @@ def fixed(generator: Generator, coupling: Coupling) -> list[dict[str, Any]]:
         paths = [o.path for o in ones]
         found.append({"reason": reason, "paths": paths, "params": params, "share": params / whole})
     return sorted(found, key=lambda f: -f["params"])
-
-
-def _pictures(
-    original: Generator, pruned: Generator, task: Task | None, samples: Sequence[Sample]
-) -> list[dict[str, Any]]:
-    """Outputs of both side by side, where the task has pictures."""
-    shown = []
-    for sample in samples if task else ():
-        a, b = (g.outputs(*sample.inputs)[0] for g in (original, pruned))
-        pictures = panels(original.signature, sample, a, b)
-        if task and pictures:
-            scores = task.quality(original, [sample], [a], [b])
-            psnr = scores["psnr"].mean if "psnr" in scores else None
-            uris = {name: to_data_uri(picture) for name, picture in pictures.items()}
-            shown.append({"name": sample.name, "psnr": psnr, **uris})
-    return shown
 
 
 def zero_share(generator: Generator) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 
 from leangan.generator import Generator
 from leangan.report.quantization import write_quantization
-from leangan.search.pictures import side_by_side
+from leangan.search.pictures import before_and_after
 from leangan.tasks.base import Sample, Task
-from leangan.techniques.describe_quantized import QuantizedLayer, describe_layers, summarize
+from leangan.techniques.describe_quantized import describe_layers, summarize
 
 _SHOWN = 4
 """Samples on the page."""
@@ -41,24 +41,11 @@ def write_quantization_page(
         command: what the user typed.
     """
     layers = describe_layers(generator, original, power=power)
-    shown = samples[:_SHOWN] if task else ()
     extras = {
         "summary": summarize(layers),
-        "layers": plain_layers(layers),
-        "samples": side_by_side(
-            original,
-            task,
-            shown,
-            *([g.outputs(*s.inputs)[0] for s in shown] for g in (original, generator)),
-        )
-        if task
-        else [],
+        "layers": [asdict(layer) for layer in layers],
+        "samples": before_and_after(original, generator, task, samples[:_SHOWN]),
         "steps": [{"name": s.name, "settings": dict(s.settings)} for s in generator.history],
         "command": command,
     }
     return write_quantization(facts, extras, path)
-
-
-def plain_layers(layers: Sequence[QuantizedLayer]) -> list[dict[str, Any]]:
-    """Layers as the report takes them: plain values, histograms included."""
-    return [asdict(layer) for layer in layers]

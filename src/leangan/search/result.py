@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from leangan import zoo
 from leangan.files import atomic_folder
+from leangan.generator import Generator
 from leangan.graph.cost import layers
+from leangan.graph.doors import DOOR_REWRITES
 from leangan.measure import perceptual
 from leangan.measure.environment import environment
 from leangan.report.card import card
@@ -22,11 +24,13 @@ from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
 from leangan.search.choose import choose
 from leangan.search.lab import Lab
+from leangan.search.pictures import side_by_side
 from leangan.search.precision_plan import PrecisionPlan, write_plan
 from leangan.search.recipe import Recipe
 from leangan.tasks.base import Task
-from leangan.tasks.preview import panels, to_data_uri
 from leangan.techniques.calibrate import Calibration
+from leangan.techniques.describe_quantized import QuantizedLayer, describe_layers, summarize
+from leangan.techniques.read_quantized import STEPS, has_few_levels
 from leangan.techniques.scheme import FLOAT
 
 _SHOWN = 4
@@ -98,6 +102,8 @@ def write_result(
             recipes.write(recipe(written), folder / "recipe.yaml")
             if precisions is not None:
                 write_plan(precisions, folder / "plan.yaml")
+        coded = _quantized(lab, written) if written is not None else []
+        summary = summarize(coded)
         facts = finite(
             {
                 "schema": 1,
@@ -109,9 +115,12 @@ def write_result(
                 "delivered": delivered,
                 "floor": floor,
                 "notes": _notes(lab),
+                "quantization": summary and {**summary, "layers": [w.to_json() for w in coded]},
             }
         )
         extras = _extras(lab, task, written, calibration, command, folder)
+        if summary:
+            extras["quantization"] = {"summary": summary, "layers": [asdict(w) for w in coded]}
         write_json(facts, folder / "report.json")
         write_html(facts, extras, folder / "report.html")
         (folder / "card.md").write_text(card(facts, extras), encoding="utf-8")
@@ -190,17 +199,22 @@ def _provenance(lab: Lab) -> dict[str, str]:
 def _samples(lab: Lab, task: Task, written: Candidate | None) -> list[dict[str, Any]]:
     if written is None or not written.outputs:
         return []
-    shown = []
-    for sample, reference, output in zip(
-        lab.data.held_out[:_SHOWN], lab.reference, written.outputs, strict=False
-    ):
-        pictures = panels(lab.generator.signature, sample, reference, output)
-        if pictures:
-            scores = task.quality(lab.generator, [sample], [reference], [output])
-            psnr = scores["psnr"].mean if "psnr" in scores else None
-            uris = {name: to_data_uri(picture) for name, picture in pictures.items()}
-            shown.append({"name": sample.name, "psnr": psnr, **uris})
-    return shown
+    shown = lab.data.held_out[:_SHOWN]
+    outputs = (lab.reference[: len(shown)], written.outputs[: len(shown)])
+    return side_by_side(lab.generator, task, shown, *outputs)
+
+
+def _quantized(lab: Lab, written: Candidate) -> list[QuantizedLayer]:
+    """The layers of what is delivered, weights held beside those that were quantized."""
+    if not has_few_levels(written.generator):
+        return []
+    float_form: Generator | None = lab.generator
+    for step in written.generator.history[len(lab.generator.history) :]:
+        if float_form is not None and step.name not in STEPS:
+            # Pruning refits weights: what was quantized then is not there any more.
+            door = DOOR_REWRITES.get(step.name)
+            float_form = door(float_form) if door else None
+    return describe_layers(written.generator, float_form, power=lab.power)
 
 
 def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict[str, Any]]:

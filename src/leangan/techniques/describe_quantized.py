@@ -138,7 +138,7 @@ def summarize(layers: Sequence[QuantizedLayer]) -> dict[str, Any] | None:
     if not any(w.quantized for w in layers):
         return None
     precisions = Counter(w.precision for w in layers)
-    integer = sum(w.macs_share for w in layers if w.integer)
+    integer = sum(w.macs for w in layers if w.integer) / (sum(w.macs for w in layers) or 1)
     bits = 8 * sum(w.bytes for w in layers) / max(1, sum(w.params for w in layers))
     computed = f"{integer:.0%} of the MACs in 8 bits" if integer else "all computed in float"
     return {
