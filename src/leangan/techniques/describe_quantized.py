@@ -97,13 +97,17 @@ def describe_layers(
     weights = dict(generator.program.state_dict)
     floats = original.program.state_dict if original is not None else {}
     found: dict[str, QuantizedLayer] = {}
-    for layer in cost.layers(generator):
+    counted = cost.layers(generator)
+    own = {w.node: found_forms.get(w.node, found_forms.get(w.weight or "")) for w in counted}
+    # A weight that is computed with in float somewhere is not quantized, whatever else reads it.
+    kept = {w.name for w in counted if own[w.node] is None}
+    for layer in counted:
         if layer.name in found:  # the layer runs more than once
             before = found[layer.name]
             found[layer.name] = replace(before, macs=before.macs + layer.macs)
             continue
-        form = found_forms.get(layer.node)
-        if form is None:
+        form = own[layer.node]
+        if form is None or layer.name in kept:
             tensor = weights.get(layer.weight or "")
             stored = tensor is not None and tensor.dim() > 1  # else the weight is computed
             params, size = (

@@ -113,7 +113,10 @@ def has_few_levels(generator: Generator) -> bool:
 
 
 def forms(generator: Generator, module: GraphModule) -> dict[str, EvenSteps | Codebooks]:
-    """By the name of the layer's node; a layer that is not quantized is not in it."""
+    """By the name of the layer's node; a layer that is not quantized is not in it.
+
+    Codebooks also by the weight's path, since several layers may read it.
+    """
     return {**_codebooks(generator, module), **_even_steps(module)}
 
 
@@ -229,5 +232,6 @@ def _codebooks(generator: Generator, module: GraphModule) -> dict[str, EvenSteps
         rows = tensor.movedim(w.out_axis, 0).reshape(number, -1)
         books = [row.unique() for row in rows]
         if max(map(len, books)) <= 2**bits:  # else it was changed since
-            found[w.node.name] = Codebooks(w.path, tensor, (tensor,), bits, rows, books)
+            form = Codebooks(w.path, tensor, (tensor,), bits, rows, books)
+            found |= {w.node.name: form, w.path: form}
     return found
