@@ -193,6 +193,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for step in facts["history"]:
         settings = {k: v for k, v in step["settings"].items() if v not in ((), [], {})}
         notes = settings.pop("notes", [])
+        settings.pop("words", None)  # the table has each layer's precision
         if notes:
             settings.pop("arguments", None)  # the notes say them in words
         done = plain(settings)

@@ -45,7 +45,11 @@ def write_quantization_page(
         "summary": summarize(layers),
         "layers": [asdict(layer) for layer in layers],
         "samples": before_and_after(original, generator, task, samples[:_SHOWN]),
-        "steps": [{"name": s.name, "settings": dict(s.settings)} for s in generator.history],
+        "steps": [
+            # The table has each layer's precision.
+            {"name": s.name, "settings": {k: v for k, v in s.settings.items() if k != "words"}}
+            for s in generator.history
+        ],
         "command": command,
     }
     return write_quantization(facts, extras, path)
