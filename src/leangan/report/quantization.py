@@ -87,7 +87,8 @@ def advice(facts: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> lis
         said.append(
             f"{_listed(names)} {'make' if len(names) > 1 else 'makes'} {words.share(share)} of "
             f"the error at {macs:.1%} of the multiply-accumulates: left in float, "
-            f"or given more bits, {'they' if len(names) > 1 else 'it'} would bring the output about {gain:.1f} dB closer."
+            f"or given more bits, {'they' if len(names) > 1 else 'it'} would bring the output "
+            f"about {gain:.1f} dB closer."
         )
     low = [w for w in layers if w["levels"] and w["levels"] < 255]
     wanted = next((c for c in words.conditions(facts["floor"]) if c.metric == metric), None)
