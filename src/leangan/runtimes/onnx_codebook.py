@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from leangan.runtimes.few_values import Indexed, indexed, pack
+from leangan.runtimes.onnx_file import declare_opset
 
 if TYPE_CHECKING:
     import onnx
-
-_OPSET = 21
-"""The first that has integers of 4 bits."""
 
 
 def index_weights(model: onnx.ModelProto) -> int:
@@ -24,8 +22,7 @@ def index_weights(model: onnx.ModelProto) -> int:
     Values are the same bit for bit.
 
     Args:
-        model: of opset 20 or later, without GroupNormalization, whose meaning changed in opset
-            21; changed in place. The opset rises where numbers of 4 bits are used.
+        model: changed in place; its opset rises where numbers of 4 bits are used.
 
     Returns:
         The number of weights.
@@ -46,21 +43,13 @@ def index_weights(model: onnx.ModelProto) -> int:
         tensors, chain = _expand(tensor.name, found, offsets)
         kept += tensors
         nodes += chain
-        if found.bits == 4:
-            raise_opset(model)
     if count:
         nodes += model.graph.node
         del model.graph.node[:], model.graph.initializer[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(kept)
+        declare_opset(model)
     return count
-
-
-def raise_opset(model: onnx.ModelProto) -> None:
-    """Declare the opset that has 4-bit numbers."""
-    for opset in model.opset_import:
-        if opset.domain == "":
-            opset.version = max(opset.version, _OPSET)
 
 
 def _expand(

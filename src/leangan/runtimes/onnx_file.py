@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """Has all that generators need (3-D resizing, Gelu, GridSample), and every runtime reads it."""
+_OPSET_OF_KINDS = 21
+"""The first with integers of 4 bits, and with 16 bits in QuantizeLinear. Of the operators that
+OPSET's exporter writes, none has another meaning in it."""
 
 _AXES = {"N": "batch", "C": "channels", "H": "height", "W": "width", "T": "time"}
 
@@ -61,7 +64,19 @@ def to_onnx(generator: Generator) -> onnx.ModelProto:
     for port, value in zip(outputs, model.graph.output, strict=True):
         _name_sizes(port, value, "output_")
     _forget_origin(model)
+    declare_opset(model)
     return model
+
+
+def declare_opset(model: onnx.ModelProto) -> None:
+    """Raise the opset where a stored tensor is of a kind that OPSET does not have."""
+    from onnx import TensorProto as Kind
+
+    newer = (Kind.INT4, Kind.UINT4, Kind.INT16, Kind.UINT16)
+    if any(tensor.data_type in newer for tensor in model.graph.initializer):
+        for opset in model.opset_import:
+            if opset.domain == "":
+                opset.version = max(opset.version, _OPSET_OF_KINDS)
 
 
 def port_names(generator: Generator) -> tuple[list[str], list[str]]:

@@ -55,7 +55,7 @@ def fuse_depth_to_space(model: onnx.ModelProto) -> int:
             graph.node.remove(node)
         count += 1
     if count:
-        _drop_unused(graph)
+        drop_unused(graph)
     return count
 
 
@@ -98,8 +98,8 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
     return count
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove what computed the shapes, and its constants."""
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove operators that nothing reads any more, and their constants."""
     while True:
         readers = _readers(graph)
         unused = [n for n in graph.node if not any(readers[name] for name in n.output)]

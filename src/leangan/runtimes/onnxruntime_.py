@@ -15,6 +15,7 @@ from leangan.errors import LeanganError
 from leangan.runtimes.base import Arrays, Artifact
 from leangan.runtimes.layer_times import by_layer, run_often, typical
 from leangan.runtimes.onnx_codebook import index_weights
+from leangan.runtimes.onnx_codes import pack_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
 from leangan.runtimes.onnxruntime_layers import executed
 
@@ -49,6 +50,7 @@ class ONNXRuntime:
                 f"ONNX Runtime has no precision {precision!r} on the CPU; choose fp32 or int8."
             )
         model = to_onnx(generator)
+        pack_codes(model)
         quantize_biases(model)
         index_weights(model)
         return Artifact(self.name, precision, (save_onnx(model, folder / _MODEL),))

@@ -19,8 +19,9 @@ from leangan.files import atomic_folder
 from leangan.runtimes.base import Arrays, Artifact
 from leangan.runtimes.layer_names import layer_of
 from leangan.runtimes.layer_times import Executed, by_layer, run_often, typical
+from leangan.runtimes.onnx_codes import drop_16_bits, weight_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
-from leangan.runtimes.openvino_codebook import index_constants
+from leangan.runtimes.openvino_codebook import index_constants, pack_constants
 
 if TYPE_CHECKING:
     import onnx
@@ -70,10 +71,12 @@ class OpenVINO:
             )
         with tempfile.TemporaryDirectory() as temporary:
             source = to_onnx(generator)
+            drop_16_bits(source)
             model = _core().read_model(save_onnx(source, Path(temporary) / "generator.onnx"))
             _name_last_layers(model, source)
             _simplify(model)
             index_constants(model)
+            pack_constants(model, weight_codes(source))
             if _HINTS[precision] == "bf16":
                 _halve(model)
             with atomic_folder(folder) as out:
