@@ -94,7 +94,10 @@ def onnxruntime_static(method: str, *, per_channel: bool) -> Build:
                 return None if sample is None else dict(zip(names, sample, strict=True))
 
         prepared, file = out / "prepared.onnx", out / "generator.onnx"
-        quant_pre_process(str(work / "generator.onnx"), str(prepared))
+        try:
+            quant_pre_process(str(work / "generator.onnx"), str(prepared))
+        except Exception:  # "Incomplete symbolic shape inference": its own advice is to skip that
+            quant_pre_process(str(work / "generator.onnx"), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(file),
