@@ -16,6 +16,8 @@ from leangan.compact_codebook import groupings
 _NIBBLE = 16
 _OPERATORS = 2048
 """Bytes, about, of the operators that expand a table: in OpenVINO's XML, the longer of the two."""
+_WORTH = 0.75
+"""Share of the plain bytes from which on operators at every loading are not worth it."""
 _HALVES = 256
 """Levels from which a table in halves makes up for the operator that widens it."""
 
@@ -50,12 +52,12 @@ def indexed(weight: np.ndarray) -> Indexed | None:
     """The smallest such form of a float32 tensor, equal bit for bit.
 
     Returns:
-        None where plain floats are as small.
+        None where it is hardly smaller than plain floats.
     """
     if weight.dtype != np.float32 or weight.ndim == 0 or weight.nbytes <= _OPERATORS:
         return None
     elements = np.ascontiguousarray(weight).view(np.uint32)
-    least = weight.nbytes
+    least = _WORTH * weight.nbytes
     best: tuple[tuple[int, int, int], list[np.ndarray]] | None = None
     for parting, books in groupings(elements.reshape(-1), weight.shape):
         cost = _bytes(weight, parting, books)
