@@ -14,13 +14,15 @@ from leangan.generator import Generator
 from leangan.graph.replay import first_tensor
 from leangan.techniques.layer_code import LayerCode, channel_shape, rounded
 from leangan.techniques.placement import keeps_channels, quantizable, source_of
-from leangan.techniques.range_options import layer_options
+from leangan.techniques.range_options import layer_options, reaching
 from leangan.techniques.ranges import RangeObserver
 from leangan.techniques.scheme import Scheme
 from leangan.techniques.trials import Trials
 
 _ERROR_INPUTS = 6
 """Inputs from which the mean error of each layer is taken."""
+_TRIED = 4
+"""Of so many inputs one is kept for trials, where there are twice as many at least."""
 _PROBES = 4
 """Inputs on which the output's error is measured, layer by layer."""
 
@@ -80,7 +82,10 @@ def calibrate(
     observers = {s: RangeObserver(_channel_axis(scheme, n)) for s, n in readers.items()}
     with torch.no_grad():
         watch = _Watch(module, observers)
+        # Ranges are tried on inputs that they were not made of, or the tightest would win.
+        unseen = data[_TRIED - 1 :: _TRIED] if len(data) >= 2 * _TRIED else ()
         for done, inputs in enumerate(data, 1):
+            watch.only_reach = bool(unseen) and done % _TRIED == 0
             if not bool(torch.isfinite(first_tensor(watch.run(*inputs))).all()):
                 name = names[done - 1] if names else f"input {done}"
                 raise LeanganError(
@@ -88,11 +93,14 @@ def calibrate(
                     "that file and the weights."
                 )
             tick(done, total)
-        trials = Trials(generator, module, _cut_inputs(generator, data, _PROBES))
+        trials = Trials(generator, module, _cut_inputs(generator, unseen or data, _PROBES))
         options: dict[Node, list[LayerCode]] = {}
         for source, nodes in readers.items():
             options |= layer_options(generator, module, scheme, nodes, observers[source], trials)
         chosen = trials.best(options, lambda done: tick(len(data) + done // 2, total))
+        chosen = {
+            node: reaching(code, observers[source_of(node)[0]]) for node, code in chosen.items()
+        }
         errors = _MeanError(module, chosen)
         for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
             errors.run(*inputs)
@@ -144,12 +152,14 @@ class _Watch(Interpreter):
     def __init__(self, module: GraphModule, observers: Mapping[Node, RangeObserver]) -> None:
         super().__init__(module)
         self.observers = observers
+        self.only_reach = False
 
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
         if n in self.observers:
             assert isinstance(value, Tensor)
-            self.observers[n].see(value)
+            observer = self.observers[n]
+            (observer.reach if self.only_reach else observer.see)(value)
         return value
 
 

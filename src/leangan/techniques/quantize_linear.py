@@ -78,7 +78,9 @@ def quantize(
             _quantize_input(module, node, layer, inputs)
         _quantize_weight(module, node, layer)
     tidy(module)
-    return recapture(generator, module, Step("quantize_linear", _settings(calibration, wanted)))
+    seen = {n: {"noise": calibration[n].noise, "range": calibration[n].range_by} for n in wanted}
+    step = Step("quantize_linear", _settings(calibration, wanted), {"layers": seen})
+    return recapture(generator, module, step)
 
 
 def check_names(generator: Generator, names: Collection[str], known: Collection[str]) -> None:

@@ -23,6 +23,9 @@ from leangan.techniques.trials import Trials
 _SHARES = (0.5, 0.75)
 """How much of the difference between channels the weights take over: the input's ranges then
 differ as their own to the power of 1 minus this, so to say."""
+_DEAD = 0.03
+"""Share of the strongest channel's range below which channels are treated alike: what a few inputs
+hardly moved, others may."""
 _SHRINKS = np.linspace(1.0, 0.3, 15)
 
 
@@ -61,6 +64,13 @@ def layer_options(
     return found
 
 
+def reaching(code: LayerCode, seen: RangeObserver) -> LayerCode:
+    """Where the whole range was chosen, that of all inputs."""
+    return (
+        _covering(code, "minmax", seen.widest(code.factors)) if code.range_by == "minmax" else code
+    )
+
+
 def _weight(module: GraphModule, node: Node) -> Tensor:
     weight = tensor_of(module, node.args[1])
     assert weight is not None
@@ -89,8 +99,7 @@ def _factors(seen: RangeObserver, weights: dict[Node, Tensor]) -> list[Tensor]:
 
 
 def _log(values: Tensor) -> Tensor:
-    """Of what is much smaller than the largest nothing is made: a dead channel needs no codes."""
-    return values.double().clamp_min(max(float(values.max()), 1e-12) * 1e-3).log()
+    return values.double().clamp_min(max(float(values.max()), 1e-12) * _DEAD).log()
 
 
 def _ranges(scheme: Scheme, seen: RangeObserver, factors: Tensor | None) -> dict[str, Bounds]:

@@ -33,15 +33,33 @@ class RangeObserver:
     """float32 [channels], or [1] without an axis."""
     kept: list[Tensor] = field(default_factory=list)
     """float32 [channels, values]."""
+    later: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Minimum and maximum of what was taken in for `widest` alone."""
 
-    def see(self, x: Tensor, subset: int = 1 << 16) -> None:
+    def see(self, x: Tensor, subset: int = 1 << 14) -> None:
         """Take in one float tensor of any shape."""
-        x = x.detach()
-        lined = x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1)
+        lined = self._lined(x)
         self.low = torch.minimum(self.low, lined.amin(1))
         self.high = torch.maximum(self.high, lined.amax(1))
         each = max(1, subset // len(lined))
         self.kept.append(lined[:, :: max(1, lined.shape[1] // each)].float().clone())
+
+    def reach(self, x: Tensor) -> None:
+        """Take in a tensor that only `widest` is to know of."""
+        lined = self._lined(x)
+        self.later.append((lined.amin(1), lined.amax(1)))
+
+    def widest(self, factors: Tensor | None = None) -> Bounds:
+        """As `minmax`, of all that was ever taken in."""
+        low, high = zip((self.low, self.high), *self.later, strict=True)
+        least, most = torch.stack(low).amin(0), torch.stack(high).amax(0)
+        if factors is not None:
+            least, most = least / factors, most / factors
+        return min(float(least.min()), 0.0), max(float(most.max()), 0.0)
+
+    def _lined(self, x: Tensor) -> Tensor:
+        x = x.detach()
+        return x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1)
 
     def minmax(self, factors: Tensor | None = None) -> Bounds:
         """All that was seen, and zero, which padding needs to be exact."""
