@@ -45,18 +45,9 @@ def kmeans(
     empty = weight.sum(1, keepdim=True) == 0
     weight = torch.where(empty, torch.ones_like(weight), weight)
     sums = _Sums(values, weight)
-    best, least = None, None
-    for start in _starts(values, weight, levels, init, seed):
-        found = sums.lloyd(start)
-        error = sums.error(found)
-        if best is None or least is None:
-            best, least = found, error
-        else:
-            better = error < least
-            best = torch.where(better[:, None], found, best)
-            least = torch.where(better, error, least)
-    assert best is not None
-    return best
+    found = sums.lloyd(torch.stack(_starts(values, weight, levels, init, seed), 1))
+    least = sums.error(found).argmin(1)  # the first of equal ones
+    return found[torch.arange(len(found)), least]
 
 
 def nearest(rows: Tensor, levels: Tensor) -> Tensor:
@@ -98,27 +89,36 @@ class _Sums:
         self.mass, self.first, self.second = (_cumulative(p) for p in products)
 
     def clusters(self, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, sum and sum of squares of what is nearest to each level."""
-        middles = ((levels[:, 1:] + levels[:, :-1]) / 2).contiguous()
-        inner = torch.searchsorted(self.values, middles, right=True)
-        zero = inner.new_zeros(len(inner), 1)
-        borders = torch.cat([zero, inner, zero + self.values.shape[1]], 1)
-        mass, first, second = (s.gather(1, borders) for s in (self.mass, self.first, self.second))
-        return mass.diff(dim=1), first.diff(dim=1), second.diff(dim=1)
+        """Weight, sum and sum of squares of what is nearest to each level.
+
+        Args:
+            levels: (rows, starts, levels), ascending.
+        """
+        middles = (levels[..., 1:] + levels[..., :-1]) / 2
+        inner = torch.searchsorted(self.values, middles.flatten(1), right=True)
+        ends = torch.tensor([0, self.values.shape[1]]).expand(*levels.shape[:2], 2)
+        borders = torch.cat([ends[..., :1], inner.reshape(middles.shape), ends[..., 1:]], 2)
+        flat = borders.flatten(1)
+        mass, first, second = (
+            s.gather(1, flat).reshape(borders.shape).diff(dim=2)
+            for s in (self.mass, self.first, self.second)
+        )
+        return mass, first, second
 
     def lloyd(self, levels: Tensor) -> Tensor:
         for _ in range(_ITERATIONS):
             mass, first, _second = self.clusters(levels)
             moved = torch.where(mass > 0, first / mass.clamp_min(1e-300), levels)
-            moved = moved.sort(dim=1).values
+            moved = moved.sort(dim=2).values
             if torch.equal(moved, levels):
                 break
             levels = moved
         return levels
 
     def error(self, levels: Tensor) -> Tensor:
+        """Weighted squared distances: (rows, starts)."""
         mass, first, second = self.clusters(levels)
-        return (second - 2 * levels * first + levels.square() * mass).sum(1)
+        return (second - 2 * levels * first + levels.square() * mass).sum(2)
 
 
 def _cumulative(values: Tensor) -> Tensor:

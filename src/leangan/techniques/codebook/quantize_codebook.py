@@ -16,9 +16,13 @@ from torch import Tensor
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
 from leangan.graph.weights import with_weights
-from leangan.techniques.codebook.feedback import one_thread, round_with_feedback
+from leangan.techniques.codebook.feedback import (
+    layers_with_feedback,
+    one_thread,
+    round_with_feedback,
+)
 from leangan.techniques.codebook.kmeans import INITS, Init, kmeans, nearest, powers_of_two
-from leangan.techniques.codebook.layers import Layer, find_layers, look_at_inputs
+from leangan.techniques.codebook.layers import Layer, affordable, find_layers
 from leangan.techniques.order import refuse_quantized
 
 Samples = Sequence[tuple[Tensor, ...]]
@@ -82,32 +86,37 @@ def codebook(
             progress(done, len(layers))
 
     new: dict[str, Tensor] = {}
+    groups = {w.path: 1 if per == "tensor" else group_count(w.weight, w.axis, bits) for w in layers}
     with one_thread():
-        if data is not None:
-            look_at_inputs(module, layers, data, seed)
-        groups = {
-            w.path: 1 if per == "tensor" else group_count(w.weight, w.axis, bits) for w in layers
-        }
-        books: dict[str, tuple[Tensor, Tensor]] = {}
+        by_path = {w.path: w for w in layers if not w.shared} if data is not None else {}
+        made = generator.module()
+        with_feedback = by_path.keys() & layers_with_feedback(made)
         for layer in layers:
-            count = groups[layer.path]
-            found = _levels(layer, bits, count, init, levels, seed)
-            if data is not None and layer.direct and not layer.shared:
+            if layer.path not in with_feedback:
+                count = groups[layer.path]
+                new[layer.path] = _round(
+                    layer, count, _levels(layer, bits, count, init, levels, seed)
+                )
+                made.get_parameter(layer.path).data.copy_(new[layer.path])
+                tell()
+        if data is not None and with_feedback:
+
+            def choose(path: str, power: Tensor) -> tuple[Tensor, Tensor] | None:
+                if path not in with_feedback:
+                    return None
+                layer, count = by_path[path], groups[path]
+                layer.power = power
+                tell()
                 channels = layer.weight.shape[layer.axis]
                 outs = torch.arange(channels) * count // channels
                 # Groups of a transposed convolution share the axis of output channels.
-                whole = outs.repeat(layer.groups) if layer.transposed else outs
-                books[layer.path] = found, whole
-            else:
-                new[layer.path] = _round(layer, count, found)
-                tell()
-        if data is not None and books:
-            made = generator.module()
-            for path, value in new.items():
-                made.get_parameter(path).data.copy_(value)
+                book = outs.repeat(layer.groups) if layer.transposed else outs
+                return _levels(layer, bits, count, init, levels, seed), book
+
             biases = {layer.bias for layer in layers if layer.bias is not None}
-            round_with_feedback(module, made, books, biases, data, seed, tell)
-            for path in [*books, *biases]:
+            samples = affordable(generator, data)
+            round_with_feedback(module, made, choose, biases, samples, seed)
+            for path in [*with_feedback, *biases]:
                 new[path] = made.get_parameter(path).detach()
     seen = {layer.name: _seen(layer, new[layer.path], groups[layer.path]) for layer in layers}
     settings = {

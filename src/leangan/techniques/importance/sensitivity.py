@@ -151,14 +151,14 @@ def cut_inputs(
 ) -> list[tuple[Tensor, ...]]:
     """A few samples, cropped in the middle until `trials` runs from halfway are affordable."""
     chosen = list(samples[:PROBES])
-    probes = [_cropped(generator, inputs, 1.0) for inputs in chosen]
+    probes = [cropped(generator, inputs, 1.0) for inputs in chosen]
     cost = sum(sum(layer.macs for layer in layers(generator, p)) for p in probes) / 2 * trials
     spatial = max(sum(letter in "HWT" for letter in p.layout) for p in generator.signature.inputs)
     share = min((PROBE_MACS / cost) ** (1 / max(spatial, 1)), 1.0)
-    return [_cropped(generator, inputs, share) for inputs in chosen]
+    return [cropped(generator, inputs, share) for inputs in chosen]
 
 
-def _cropped(generator: Generator, inputs: tuple[Tensor, ...], share: float) -> tuple[Tensor, ...]:
+def cropped(generator: Generator, inputs: tuple[Tensor, ...], share: float) -> tuple[Tensor, ...]:
     """Free sizes cut to `share` of what they are, within sense; equal letters stay equal."""
     pieces = []
     for x, port in zip(inputs, generator.signature.inputs, strict=True):
