@@ -25,7 +25,8 @@ from leangan.search.lab import Lab
 from leangan.search.mixed import WORD, Asked, Mixed, attempt_mixed
 from leangan.search.plans import fastest, groups
 from leangan.tasks.pictures import flat_samples
-from leangan.techniques.calibrate import Calibration, calibrate
+from leangan.techniques.calibrate import calibrate
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.scheme import FLOAT
 
 

@@ -12,7 +12,7 @@ from leangan.generator import Generator
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
 from leangan.search.plans import Plan, fastest, groups, uniform
-from leangan.techniques.calibrate import Calibration
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import FLOAT
 

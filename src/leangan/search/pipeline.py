@@ -28,7 +28,7 @@ from leangan.search.result import Report, write_result
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
-from leangan.techniques.calibrate import Calibration
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import FLOAT

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leangan.search.solve import cheapest
-from leangan.techniques.calibrate import Calibration
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.scheme import FLOAT
 
 _FASTER = 0.97

@@ -14,7 +14,8 @@ from torch import Tensor
 from leangan.errors import UsageError
 from leangan.files import atomic
 from leangan.generator import Generator
-from leangan.techniques.calibrate import Calibration, calibrate
+from leangan.techniques.calibrate import calibrate
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import check_names, quantize
 from leangan.techniques.scheme import FLOAT, Scheme, parse_word

@@ -28,8 +28,8 @@ from leangan.search.pictures import side_by_side
 from leangan.search.precision_plan import PrecisionPlan, write_plan
 from leangan.search.recipe import Recipe
 from leangan.tasks.base import Task
-from leangan.techniques.calibrate import Calibration
 from leangan.techniques.describe_quantized import QuantizedLayer, describe_layers, summarize
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.read_quantized import STEPS, has_few_levels
 from leangan.techniques.scheme import FLOAT
 

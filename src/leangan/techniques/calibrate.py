@@ -12,10 +12,12 @@ from torch.fx import GraphModule, Interpreter, Node
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
 from leangan.graph.replay import first_tensor
-from leangan.techniques.layer_code import LayerCode, channel_shape, rounded
+from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape, rounded
 from leangan.techniques.placement import keeps_channels, quantizable, source_of
 from leangan.techniques.range_options import layer_options, reaching
 from leangan.techniques.ranges import RangeObserver
+from leangan.techniques.round_feedback import round_feedback
+from leangan.techniques.round_learned import round_learned
 from leangan.techniques.scheme import Scheme
 from leangan.techniques.trials import Trials
 
@@ -25,9 +27,6 @@ _TRIED = 4
 """Of so many inputs one is kept for trials, where there are twice as many at least."""
 _PROBES = 4
 """Inputs on which the output's error is measured, layer by layer."""
-
-Calibration = Mapping[str, LayerCode]
-"""By layer name; made once, applied to any choice of layers."""
 
 
 def calibrate(
@@ -113,7 +112,13 @@ def calibrate(
         }
         whole = len(data) + len(layers) // 2
         chosen = trials.best(shifted, lambda done: tick(min(total, whole + done // 2), total))
-    return {name: chosen[node] for name, node in layers.items()}
+    found = {name: chosen[node] for name, node in layers.items()}
+    if scheme.rounding == "nearest":
+        return found
+    fit = round_feedback if scheme.rounding == "feedback" else round_learned
+    found = dict(fit(generator, found, data, seed=seed))
+    measured = trials.best({node: [found[name]] for name, node in layers.items()})
+    return {name: measured[node] for name, node in layers.items()}
 
 
 def _channel_axis(scheme: Scheme, nodes: Sequence[Node]) -> int | None:

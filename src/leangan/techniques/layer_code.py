@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,10 @@ class LayerCode:
             x = x / self.factors.reshape(channel_shape(node, x))
         code = (x / self.input_scale).round_().add_(self.input_zero_point).clamp_(0, self.top)
         return code.sub_(self.input_zero_point).mul_(self.input_scale)
+
+
+Calibration = Mapping[str, LayerCode]
+"""By layer name; made once, applied to any choice of layers."""
 
 
 def rounded(layer: LayerCode) -> Callable[[Node, tuple[object, ...]], Tensor]:

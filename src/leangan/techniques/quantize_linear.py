@@ -31,8 +31,8 @@ from torch.fx import GraphModule, Node
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
 from leangan.graph.rewrite import new_tensor_node, recapture, tensor_of, tidy
-from leangan.techniques.calibrate import Calibration, calibrate
-from leangan.techniques.layer_code import LayerCode, channel_shape
+from leangan.techniques.calibrate import calibrate
+from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape
 from leangan.techniques.order import refuse_quantized
 from leangan.techniques.placement import quantizable, source_of
 from leangan.techniques.scheme import FLOAT, Scheme

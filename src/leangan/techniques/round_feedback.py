@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from leangan.generator import Generator
-from leangan.techniques.calibrate import Calibration
 from leangan.techniques.codebook.feedback import one_thread
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.round_layer import Choice, fit_layer
 from leangan.techniques.round_problem import Problem
 from leangan.techniques.round_walk import QuantizedWalk

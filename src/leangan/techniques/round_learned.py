@@ -19,8 +19,8 @@ from torch import Tensor
 
 from leangan.errors import UsageError
 from leangan.generator import Generator
-from leangan.techniques.calibrate import Calibration
 from leangan.techniques.codebook.feedback import one_thread
+from leangan.techniques.layer_code import Calibration
 from leangan.techniques.round_block import fit_block
 from leangan.techniques.round_blocks import find_blocks
 from leangan.techniques.round_feedback import feed_back

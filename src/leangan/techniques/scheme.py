@@ -46,7 +46,8 @@ class Scheme:
     (2DQuant, Liu et al. 2024)."""
     rounding: Rounding = "nearest"
     """"feedback" lets weights make up for the rounding of those before them (GPTQ, Frantar et al.
-    2023), "learned" learns up or down by gradient (AdaRound, Nagel et al. 2020)."""
+    2023), "learned" goes on from there to the least error of each layer's output (the objective
+    of AdaRound, Nagel et al. 2020, by descent)."""
     equalize: bool = True
     """Scale input channels to like ranges before they are quantized, and the weights back."""
 
