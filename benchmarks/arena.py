@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,8 +57,10 @@ class Arena(Lab):
 
     def time(self, *, seconds: float = 40.0) -> None:
         self.ours = list(self.candidates)
-        with tempfile.TemporaryDirectory() as work:
-            self.invite(Path(work))
+        for candidate in self.ours:
+            print(row(candidate, self.metric, 0), file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.invite(self.options.work or Path(folder))
             if not self.options.quality_only:
                 super().time(seconds=self.options.seconds)
             plain = next((c.speedup or 0 for c in self.ours if c.name == PLAIN), 0)
@@ -70,6 +73,7 @@ class Arena(Lab):
 
     def invite(self, work: Path) -> None:
         """Build, run and judge every peer."""
+        work.mkdir(parents=True, exist_ok=True)
         lay_out(work, self.generator, self.data, self.reference, self._floor_db())
         for name, peer in PEERS.items():
             if self.options.only and not any(w in name for w in self.options.only):
@@ -101,7 +105,21 @@ class Arena(Lab):
 def lay_out(
     work: Path, generator: Generator, data: Data, reference: Sequence[torch.Tensor], floor: float
 ) -> None:
-    """What every peer starts from."""
+    """What every peer starts from; what lies there already must be for the same samples."""
+    port = generator.signature.outputs[0]
+    span = port.range[1] - port.range[0] if port.kind == "image" and port.range else None
+    facts = {
+        "inputs": port_names(generator)[0],
+        "span": span,
+        "floor_db": floor,
+        "samples": [s.name for s in (*data.calibration, *data.held_out)],
+        "sizes": [list(p.typical) for p in generator.signature.inputs],
+    }
+    settings = work / "settings.json"
+    if settings.exists():
+        if json.loads(settings.read_text()) != facts:
+            raise LeanganError(f"{work} is of other samples; give another folder with --work.")
+        return
     runtimes.get("openvino").build(generator, work, "fp32")
     write_onnx(generator, work / "generator.onnx")
     write_samples(
@@ -109,26 +127,34 @@ def lay_out(
     )
     pairs = zip(data.held_out, reference, strict=True)
     write_samples(work / "held_out.npz", [[x.numpy() for x in (*s.inputs, r)] for s, r in pairs])
-    port = generator.signature.outputs[0]
-    span = port.range[1] - port.range[0] if port.kind == "image" and port.range else None
-    facts = {"inputs": port_names(generator)[0], "span": span, "floor_db": floor}
-    (work / "settings.json").write_text(json.dumps(facts))
+    settings.write_text(json.dumps(facts))
 
 
 def build(
     model: str, work: Path, name: str, patience: float
 ) -> tuple[dict[tuple[str, str], Path], str | None]:
     """A peer's files by runtime and precision, and None; or why there are none."""
+    known = work / name / "built.json"
+    if not known.exists():
+        shutil.rmtree(known.parent, ignore_errors=True)
+        error = _build(model, work, name, patience)
+        if error is not None:
+            known.parent.mkdir(exist_ok=True)
+            known.write_text(json.dumps(error))
+    facts = json.loads(known.read_text())
+    if isinstance(facts, str):
+        return {}, facts
+    return {(runtime, precision): Path(file) for runtime, precision, file in facts}, None
+
+
+def _build(model: str, work: Path, name: str, patience: float) -> str | None:
     command = [sys.executable, str(Path(__file__).with_name("peers.py")), model, str(work), name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
     except subprocess.TimeoutExpired:
-        return {}, f"not done in {patience:.0f} s"
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {}, said[-1][:160] if said else f"ended with {done.returncode}"
-    facts = json.loads((work / name / "built.json").read_text())
-    return {(runtime, precision): Path(file) for runtime, precision, file in facts}, None
+        return f"not done in {patience:.0f} s"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return None if not done.returncode else (said or [f"ended with {done.returncode}"])[-1][:160]
 
 
 HEAD = (

@@ -2,7 +2,8 @@
 
     pip install nncf==3.4.0
     python benchmarks/int8_peers.py MODEL [--data DIR] [--limit N] [--size N] [--threads 2]
-        [--only WORD ...] [--patience SECONDS] [--seconds N] [--quality-only] [-o TABLE.md]
+        [--only WORD ...] [--patience SECONDS] [--seconds N] [--quality-only] [--work DIR]
+        [-o TABLE.md]
 
 MODEL is whatever leangan.load takes. Every peer of peers.py calibrates on the samples that ours
 calibrates on (without the flat colours that ours adds) and is judged, as ours is, on held-out
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=600, help="seconds to build one peer")
     parser.add_argument("--seconds", type=float, default=240, help="of timing")
     parser.add_argument("--quality-only", action="store_true", help="peers alone, not timed")
+    parser.add_argument("--work", type=Path, help="folder to keep peers in, for another timing")
     parser.add_argument("-o", "--out", type=Path)
     sys.exit(compare(parser.parse_args()))
 
