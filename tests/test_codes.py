@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 import numpy as np
@@ -29,6 +30,41 @@ def test_even_codes_are_packed_and_uneven_ones_near_their_entropy():
     uneven = rng.choice(16, 20_000, p=chance).astype(np.uint8)
     entropy = -(chance * np.log2(chance)).sum() * 20_000 / 8
     assert entropy < len(codes.encode(uneven, 4)) < 1.06 * entropy
+
+
+def test_zeros_may_take_less_than_a_bit_each():
+    rng = np.random.default_rng(0)
+    chance = np.array([0.9, *[0.1 / 15] * 15])
+    drawn = rng.choice(16, 20_000, p=chance).astype(np.uint8)
+    entropy = -(chance * np.log2(chance)).sum() * 20_000 / 8
+    coded = codes.encode(drawn, 4)
+    assert coded[0] == codes.SPLIT
+    assert entropy * 0.95 < len(coded) < 1.1 * entropy
+    assert np.array_equal(codes.decode(coded, len(drawn), 4), drawn)
+
+
+def split(mask, rest, length=None):
+    size = struct.pack("<I", len(mask) + 1 if length is None else length)
+    return b"\x02" + size + b"\0" + mask + b"\0" + rest
+
+
+@pytest.mark.parametrize(
+    ("payload", "count"),
+    [
+        (b"\x02", 4),
+        (split(b"\x50", b"\x12", 99), 4),
+        (split(b"\x50\0", b"\x12"), 4),  # too long a mask
+        (split(b"\x51", b"\x12"), 4),  # something behind its end
+        (split(b"\x70", b"\x12"), 4),  # one code is missing
+        (split(b"\x50", b"\x1f"), 4),  # outside of 4 bits
+        (b"\x02" + struct.pack("<I", 2) + b"\0\x50\x02" + bytes(8), 4),  # split again
+        (split(b"\x50", b"\x12"), 1 << 40),  # a bomb
+    ],
+)
+def test_hostile_split_codes_are_refused(payload, count):
+    assert codes.decode(split(b"\x50", b"\x12"), 4, 4).tolist() == [0, 2, 0, 3]
+    with pytest.raises(LeanganError):
+        codes.decode(payload, count, 4)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +110,17 @@ def test_groups_are_found_by_themselves(shape, groups, axis, dtype):
     assert compact.decode(name, payload, values.size, values.itemsize) == values.tobytes()
 
 
+def test_zero_costs_little_wherever_it_stands_among_the_levels():
+    rng = np.random.default_rng(0)
+    values = levels((64, 32, 9), 64, 0)
+    values[:, 0, 0] = np.linspace(-2, 2, 64)  # a value of each group's own
+    values[rng.random(values.shape) < 0.8] = 0
+    _, payload = compact.encode(values.tobytes(), 4, values.shape)
+    entropy = values.size * (0.2 * 4 + 0.722) / 8
+    assert len(payload) < 1.1 * entropy + 64 * 17 * 4
+    assert compact.decode("codebook", payload, values.size, 4) == values.tobytes()
+
+
 def payload_of_levels():
     values = levels((8, 16, 9), 2, 0)
     return values.size, compact.encode(values.tobytes(), 4, values.shape)[1]
@@ -91,6 +138,9 @@ def payload_of_levels():
         lambda p: p[:1] + b"\x08" + p[2:],
         lambda p: p[:2] + b"\xff\xff\xff\xff" + p[6:],
         lambda p: p[:6] + b"\x04\0\0\0" + p[10:],
+        lambda p: p[:14] + b"\xff\xff\xff\xff" + p[18:],  # a length of a plane
+        lambda p: p[:14] + b"\0\0\0\0" + p[18:],
+        lambda p: p[:18],
     ],
 )
 def test_hostile_codebooks_are_refused(change):

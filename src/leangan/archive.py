@@ -150,8 +150,8 @@ def _compacted(buffer: io.BytesIO) -> io.BytesIO:
                     place = info.filename.replace("data/weights/", f"data/compact/{folder}/")
                     made.writestr(place, payload)
                 else:
-                    # Beside weights of a few bits the graph is no small part of the file.
-                    method = zipfile.ZIP_DEFLATED if "/models/" in info.filename else None
+                    # Beside weights of a few bits the graph and the index are no small part.
+                    method = zipfile.ZIP_DEFLATED if info.filename.endswith(".json") else None
                     made.writestr(info.filename, archive.read(info), method, 9)
     return result
 

@@ -14,15 +14,18 @@ from leangan.errors import LeanganError
 
 _HEADER = struct.Struct("<BBIII")
 """Bits, bytes per level, and the parting of the tensor as (outer, groups, inner)."""
+_LENGTH = struct.Struct("<I")
 _MOST = 256
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Per group of neighbouring channels the different values, ascending as bits, then indices.
+    """Per group of neighbouring channels the different values, the most frequent first; indices.
 
     The tensor is seen as (outer, groups, inner). Of values whose lower halves are all zero
-    (float32 that bfloat16 can hold) the upper halves are stored.
+    (float32 that bfloat16 can hold) the upper halves are stored. First bytes of all values, second
+    bytes and so on are coded apart: signs and exponents are much alike. Indices by frequency are
+    alike in all groups too, wherever zero stands.
     """
 
     name: str = "codebook"
@@ -42,14 +45,19 @@ class Codebook:
         indices = np.empty(parting, np.uint8)
         lined = elements.reshape(parting)
         for group, book in enumerate(books):
-            table[group, : len(book)] = book
-            indices[:, group] = np.searchsorted(book, lined[:, group])
+            found = np.searchsorted(book, lined[:, group])
+            order = np.argsort(-np.bincount(found.reshape(-1), minlength=len(book)), kind="stable")
+            table[group, : len(book)] = book[order]
+            indices[:, group] = np.argsort(order).astype(np.uint8)[found]
         if width < elements.itemsize:
             table = (table >> 16).astype("<u2")
         # Codes of one group follow each other: their frequencies are alike.
         ordered = np.ascontiguousarray(indices.transpose(1, 0, 2)).reshape(-1)
         header = _HEADER.pack(bits, width, *parting)
-        return header + table.tobytes() + codes.encode(ordered, bits)
+        planes = table.view(np.uint8).reshape(-1, width).T
+        coded = [codes.encode(np.ascontiguousarray(plane), 8) for plane in planes]
+        lengths = b"".join(_LENGTH.pack(len(one)) for one in coded)
+        return header + lengths + b"".join(coded) + codes.encode(ordered, bits)
 
     def decode(self, payload: bytes, count: int, dtype: np.dtype) -> np.ndarray:
         """The elements; LeanganError where sizes, codebooks and codes do not belong together."""
@@ -60,11 +68,17 @@ class Codebook:
             raise LeanganError("a codebook weight has a header that makes no sense")
         if outer * groups * inner != count:
             raise LeanganError("a codebook weight's parting is not that of its shape")
-        end = _HEADER.size + groups * 2**bits * width
+        if groups * 2**bits * width > codes.MOST_PER_BYTE * len(payload):
+            raise LeanganError("codebooks would expand to more than so few bytes may")
+        stored = np.empty((groups * 2**bits, width), np.uint8)
+        end = _HEADER.size + width * _LENGTH.size
         if len(payload) < end:
             raise LeanganError("a codebook weight is cut short")
-        stored = np.frombuffer(payload[_HEADER.size : end], f"<u{width}")
-        table = stored.astype(dtype).reshape(groups, 2**bits)
+        for plane in range(width):
+            (length,) = _LENGTH.unpack_from(payload, _HEADER.size + plane * _LENGTH.size)
+            stored[:, plane] = codes.decode(payload[end : end + length], len(stored), 8)
+            end += length
+        table = stored.view(f"<u{width}").astype(dtype).reshape(groups, 2**bits)
         if width < dtype.itemsize:
             table = table << 16
         ordered = codes.decode(payload[end:], count, bits).reshape(groups, outer * inner)

@@ -136,9 +136,10 @@ def group_count(weight: Tensor, axis: int, bits: int) -> int:
     """Into how many groups of output channels a weight is parted: all of one size."""
     channels = weight.shape[axis]
     cost = 2**bits * (16 if bits <= _HALF else 32)
-    least = cost / _OVERHEAD
+    # Pruned weights need no level, and few bits.
+    each = int(torch.count_nonzero(weight)) / channels
     for size in range(1, channels + 1):
-        if channels % size == 0 and weight.numel() // channels * size >= least:
+        if channels % size == 0 and each * size >= cost / _OVERHEAD:
             return channels // size
     return 1
 
