@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,28 @@ def test_int8_is_written(capsys):
     assert lg.load("int8.pt2").history[-1].name == "quantize_linear"
 
 
+def test_a_plan_is_left_edited_and_applied(capsys):
+    assert main(["quantize", "net.pt2", "--data", "photos", "-o", "whole.pt2"]) == 0
+    words = lg.load("whole.pt2").history[-1].settings["words"]
+    first = next(iter(words))
+    text = Path("whole.plan.yaml").read_text().replace(f"{first}: w8a8", f"{first}: float")
+    Path("edited.yaml").write_text(text)
+    given = ("--plan", "edited.yaml", "--data", "photos", "-o", "mixed.pt2")
+    assert main(["quantize", "net.pt2", *given]) == 0
+    assert lg.load("mixed.pt2").history[-1].settings["words"] == {**words, first: "float"}
+
+
+def test_few_bits_for_weights_alone_and_a_page(capsys):
+    given = ("--bits", "4", "--activations", "float", "--per", "group", "--scheme", "affine")
+    out = ("--data", "photos", "-o", "w4.pt2", "--report", "w4.html")
+    assert main(["quantize", "net.pt2", *given, *out]) == 0
+    settings = lg.load("w4.pt2").history[-1].settings
+    assert set(settings["words"].values()) == {"w4"}
+    assert not settings["symmetric"]
+    assert settings["rounding"] == "feedback"
+    assert "<svg" in Path("w4.html").read_text()
+
+
 def test_codebooks_need_no_data(capsys):
     assert main(["quantize", "net.pt2", "--bits", "4", "--codebook", "-o", "none.pt2"]) == 0
     assert "random inputs only" in capsys.readouterr().out
@@ -66,7 +89,12 @@ def test_same_seed_same_weights(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--bits", "4", "-o", "x.pt2"), "--codebook"),
+        (("--activations", "4", "-o", "x.pt2"), "--activations"),
+        (("--scheme", "odd", "-o", "x.pt2"), "affine"),
+        (("--per", "layer", "-o", "x.pt2"), "channel"),
+        (("--codebook", "--per", "tensor", "-o", "x.pt2"), "even steps"),
+        (("--plan", "missing.yaml", "-o", "x.pt2"), "missing.yaml"),
+        (("--keep-float", "nose", "--data", "photos", "-o", "x.pt2"), "nose"),
         (("--bits", "1", "--codebook", "-o", "x.pt2"), "--bits"),
         (("--codebook", "-o", "x.onnx"), ".pt2"),
         (("--codebook", "-o", "photos"), ".pt2"),
