@@ -16,6 +16,7 @@ from torch import nn
 import leangan as lg
 from leangan.archive import open_archive, save
 from leangan.errors import LeanganError, UnsafeFile
+from leangan.techniques.scheme import Scheme
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,19 @@ def test_training_a_copy_leaves_the_generator_alone(generator):
             p.add_(1)
     assert torch.equal(generator(x), before)
     assert not torch.equal(module(x), before)
+
+
+def test_codes_of_few_bits_take_few_bits(tmp_path):
+    torch.manual_seed(0)
+    net = lg.load(
+        torch.nn.Conv2d(64, 64, 3), example_inputs=[torch.rand(1, 64, 8, 8)], task="arrays"
+    )
+    sizes = {}
+    for bits in (3, 4, 8):
+        small = lg.quantize(net, [net.example()], scheme=Scheme(weight_bits=bits))
+        again = open_archive(save(small, tmp_path / f"{bits}.pt2"))
+        assert torch.equal(again(*net.example()), small(*net.example()))
+        sizes[bits] = (tmp_path / f"{bits}.pt2").stat().st_size
+    weights = 64 * 64 * 9
+    assert sizes[8] - sizes[4] > 0.4 * weights
+    assert sizes[4] - sizes[3] > 0.08 * weights

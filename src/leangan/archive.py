@@ -42,8 +42,8 @@ _MEMBERS = re.compile(
 )
 _MOST_EXPANSION = 128
 """How many times its zipped size a member may have; graphs reach about 30."""
-_ITEM_BYTES = {6: 2, 7: 4, 13: 2}
-"""Bytes per element of float16, float32 and bfloat16, by their numbers in PyTorch's schema."""
+_ITEM_BYTES = {1: 1, 2: 1, 6: 2, 7: 4, 13: 2}
+"""Bytes per element of uint8, int8, float16, float32, bfloat16, by their numbers in PyTorch."""
 _TARGET = re.compile(
     r"torch\.ops\.(aten|quantized_decomposed|torchao)\.\w+\.\w+"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem)"

@@ -70,6 +70,8 @@ class Sparse:
         return elements
 
 
+_SIZES = (1, 2, 4)
+"""Bytes of the elements that have forms."""
 FORMS: tuple[Form, ...] = (Sparse(), Codebook())
 
 
@@ -77,7 +79,7 @@ def encode(
     raw: bytes, itemsize: int, shape: tuple[int, ...] | None = None
 ) -> tuple[str, bytes] | None:
     """The shortest form of a tensor's bytes and its payload; None where plain bytes are best."""
-    if itemsize not in (2, 4) or not raw:
+    if itemsize not in _SIZES or not raw:
         return None
     elements = np.frombuffer(raw, np.dtype(f"<u{itemsize}"))
     best: tuple[str, bytes] | None = None
@@ -96,7 +98,7 @@ def decode(name: str, payload: bytes, count: int, itemsize: int) -> bytes:
     """
     for form in FORMS:
         if form.name == name:
-            if itemsize not in (2, 4):
+            if itemsize not in _SIZES:
                 raise LeanganError(f"a {name} weight has elements of {itemsize} bytes")
             return form.decode(payload, count, np.dtype(f"<u{itemsize}")).tobytes()
     raise LeanganError(f"there is no form {name!r}")

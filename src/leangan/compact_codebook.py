@@ -32,14 +32,10 @@ class Codebook:
 
     def encode(self, elements: np.ndarray, shape: tuple[int, ...]) -> bytes | None:
         """The payload under the best parting; None where no parting has few values."""
-        best: tuple[float, tuple[int, int, int], list[np.ndarray]] | None = None
-        for parting, books in groupings(elements, shape):
-            cost = elements.size * _bits(books) / 8 + parting[1] * _room(books, elements.dtype)
-            if best is None or cost < best[0]:
-                best = cost, parting, books
+        best = best_grouping(elements, shape)
         if best is None:
             return None
-        _, parting, books = best
+        parting, books = best
         bits, width = _bits(books), _width(books, elements.dtype)
         table = np.zeros((len(books), 2**bits), elements.dtype)
         indices = np.empty(parting, np.uint8)
@@ -99,10 +95,24 @@ def groupings(
         (outer, groups, inner) that the tensor is seen as, and per group its different values,
         ascending as bits, at most 256.
     """
-    for parting in _partings(shape):
+    # Codes of one byte are the same few in every channel: their steps stand elsewhere.
+    partings = _partings(shape) if elements.itemsize > 1 else iter([(1, 1, elements.size)])
+    for parting in partings:
         books = _books(elements.reshape(parting))
         if books is not None:
             yield parting, books
+
+
+def best_grouping(
+    elements: np.ndarray, shape: tuple[int, ...]
+) -> tuple[tuple[int, int, int], list[np.ndarray]] | None:
+    """The one of the `groupings` that takes the fewest bytes; None where there is none."""
+    best: tuple[float, tuple[int, int, int], list[np.ndarray]] | None = None
+    for parting, books in groupings(elements, shape):
+        cost = elements.size * _bits(books) / 8 + parting[1] * _room(books, elements.dtype)
+        if best is None or cost < best[0]:
+            best = cost, parting, books
+    return best and best[1:]
 
 
 def _partings(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
