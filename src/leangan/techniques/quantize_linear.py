@@ -39,6 +39,8 @@ from leangan.techniques.scheme import FLOAT, Scheme
 
 _q = torch.ops.quantized_decomposed
 _aten = torch.ops.aten
+_FEW = 8
+"""Layers that are all listed where one's name is wrong."""
 
 
 def quantize(
@@ -90,7 +92,8 @@ def check_names(generator: Generator, names: Collection[str], known: Collection[
         UsageError: names the first, and what it may have been meant for.
     """
     for name in sorted(set(names) - set(known)):
-        close = get_close_matches(name, known, 3) or list(known)
+        few = len(known) <= _FEW
+        close = list(known) if few else get_close_matches(name, known, 3) or list(known)
         raise UsageError(
             f"{generator.name} has no layer {name!r} that could be quantized; it has "
             f"{', '.join(close)}."
