@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leangan.techniques.codebook.finetune import finetune_centroids
 from leangan.techniques.codebook.quantize_codebook import codebook
 
-__all__ = ["codebook"]
+__all__ = ["codebook", "finetune_centroids"]
