@@ -201,15 +201,16 @@ def inputs(net):
 
 def test_a_page_of_a_real_network_with_pictures(net, inputs, tmp_path):
     made = quantize(net, inputs, keep_float=["c"])
+    layers = describe_layers(made, net)
     samples = [Sample("one.png", inputs[0])]
     path = write_quantization_page(
-        facts(), made, net, tmp_path / "q.html", task=infer(net), samples=samples
+        facts(), layers, made, net, tmp_path / "q.html", task=infer(net), samples=samples
     )
     page = Page(path.read_text("utf-8"))
     assert sum(tag == "img" for tag, _ in page.tags) == 4
     assert "one.png" in page.words
     assert "quantized output" in page.words
-    bare = write_quantization_page(facts(), made, net, tmp_path / "bare.html")
+    bare = write_quantization_page(facts(), layers, made, net, tmp_path / "bare.html")
     assert "Samples" not in Page(bare.read_text("utf-8")).words
 
 

@@ -103,6 +103,13 @@ Weights = Annotated[
 Part = Annotated[
     str, typer.Option("--part", help="Which network of a whole-GAN file: generator, discriminator.")
 ]
+
+
+def page(text: str) -> Any:
+    """An option that names a page to write."""
+    return typer.Option("--report", metavar="FILE.html", show_default=False, help=text)
+
+
 OutFile = Annotated[
     Path,
     typer.Option("-o", "--out", metavar="OUT.pt2", show_default=False, help="What is written."),

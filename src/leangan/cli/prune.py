@@ -119,12 +119,7 @@ def command(
     loading: options.Loading,
     report: Annotated[
         Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE.html",
-            show_default=False,
-            help="Write a page that shows what was removed, and why.",
-        ),
+        options.page("Write a page that shows what was removed, and why."),
     ] = None,
     json_: options.Json = False,
 ) -> None:

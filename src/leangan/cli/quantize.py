@@ -97,12 +97,7 @@ def command(
     data: options.DataFolder = None,
     report: Annotated[
         Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE.html",
-            show_default=False,
-            help="Write a page that shows each layer's error and its weights' levels.",
-        ),
+        options.page("Write a page that shows each layer's error and its weights' levels."),
     ] = None,
     seed: options.Seed = 0,
     limit: options.Limit = None,

@@ -49,7 +49,7 @@ def write_pruning(facts: Mapping[str, Any], extras: Mapping[str, Any], path: Pat
 def headline(facts: Mapping[str, Any]) -> str:
     """What was done, in one sentence."""
     before, after = facts["before"], facts["after"]
-    name = facts["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    name = words.short_name(facts["model"])
     if facts["plan"].get("weights") is not None:
         said = f"{words.share(after['zeros'])} of the weights of {name} are zero"
     else:
@@ -58,12 +58,7 @@ def headline(facts: Mapping[str, Any]) -> str:
             f"{name} has {words.share(macs)} of its multiply-accumulates and "
             f"{words.share(params)} of its parameters left"
         )
-    entry = {"quality": facts["quality"]}
-    metric = words.main_metric([entry], facts["floor"])
-    if metric is None:
-        return f"{said}."
-    value = words.metric_value(metric, facts["quality"][metric]["mean"])
-    return f"{said}, at a {words.metric_words(metric)[0]} of {value} to its own output."
+    return said + words.at_quality(facts)
 
 
 def _drawing(

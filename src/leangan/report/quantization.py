@@ -60,19 +60,14 @@ def write_quantization(facts: Mapping[str, Any], extras: Mapping[str, Any], path
 
 def headline(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """What was done, in one sentence."""
-    name = facts["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    name = words.short_name(facts["model"])
     before, after = (facts[k]["file_bytes"] for k in ("before", "after"))
     said = f"The weights of {name} take {summary['weight_bits']:.1f} bits each"
     if summary["integer_share"]:
         share = words.share(summary["integer_share"])
         said = f"{name} has {share} of its multiply-accumulates in 8-bit integers"
     said += f", in a file {words.times(before / max(1, after))} smaller"
-    entry = {"quality": facts["quality"]}
-    metric = words.main_metric([entry], facts["floor"])
-    if metric is None:
-        return f"{said}."
-    value = words.metric_value(metric, facts["quality"][metric]["mean"])
-    return f"{said}, at a {words.metric_words(metric)[0]} of {value} to its own output."
+    return said + words.at_quality(facts)
 
 
 def advice(facts: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -120,6 +120,20 @@ def metric_value(metric: str, value: float | None) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".") or "0"
 
 
+def at_quality(facts: Mapping[str, Any]) -> str:
+    """How a sentence of what was done ends: ", at a PSNR of 50.5 dB to its own output."."""
+    metric = main_metric([{"quality": facts["quality"]}], facts["floor"])
+    if metric is None:
+        return "."
+    value = metric_value(metric, facts["quality"][metric]["mean"])
+    return f", at a {metric_words(metric)[0]} of {value} to its own output."
+
+
+def short_name(model: str) -> str:
+    """The last part of a path or name."""
+    return model.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
 def quality_words(entry: Mapping[str, Any], metric: str | None) -> str:
     """Mean, worst and number of samples: "50.5 dB (worst 47.9, n 16)"; empty if not measured."""
     score = entry["quality"].get(metric) if metric else None
@@ -217,7 +231,7 @@ def headline(report: Mapping[str, Any]) -> str:
     speed = f"runs {times(entry['speedup'])} as fast as" if entry["speedup"] else "replaces"
     smaller = report["original"]["size_bytes"] / max(entry["size_bytes"], 1)
     sizes = f" and is {times(smaller)} smaller" if smaller >= 1.05 else ""
-    name = report["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    name = short_name(report["model"])
     where = f"{runtime(entry['runtime'])} {entry['precision']}"
     return f"In {where}, {name} {speed} the original{sizes}{quality}."
 

@@ -63,6 +63,15 @@ def task_samples(
     return task, made, f"{len(made.held_out)} held-out samples"
 
 
+def sizes(generator: Generator, file: Path) -> dict[str, int]:
+    """Weights, and bytes: of the tensors, of the file that the generator was saved as."""
+    return {
+        "params": generator.params,
+        "bytes": generator.bytes,
+        "file_bytes": file.stat().st_size,
+    }
+
+
 def quality_of(
     original: Generator, made: Generator, task: Task | None, samples: Sequence[Sample], *, cure: str
 ) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from leangan.report.pruning import write_pruning
 from leangan.report.words import conditions, floor_words, metric_value, share
 from leangan.runtimes.base import Artifact
 from leangan.search.compare import runtime_names
-from leangan.search.judge import FAR, RANDOM_ONLY, quality_of, task_samples
+from leangan.search.judge import FAR, RANDOM_ONLY, quality_of, sizes, task_samples
 from leangan.search.pictures import before_and_after
 from leangan.search.prune_latency import Narrower, Speed, Stopwatch, budget_for
 from leangan.search.prune_maps import draw_groups
@@ -226,11 +226,9 @@ def _size(generator: Generator) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="leangan-") as folder:
         file = generator.save(Path(folder) / "generator.pt2")
         return {
-            "params": generator.params,
+            **sizes(generator, file),
             "macs": count_macs(generator),
             "zeros": zero_share(generator),
-            "bytes": generator.bytes,
-            "file_bytes": file.stat().st_size,
             "zip_bytes": zipped_bytes(Artifact("torch", "fp32", (file,))),
         }
 

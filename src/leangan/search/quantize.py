@@ -13,7 +13,7 @@ from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.report.json_report import finite
 from leangan.report.words import conditions
-from leangan.search.judge import RANDOM_ONLY, quality_of, task_samples
+from leangan.search.judge import RANDOM_ONLY, quality_of, sizes, task_samples
 from leangan.search.precision_plan import PrecisionPlan, apply_plan, read_plan, write_plan
 from leangan.search.quantize_report import write_quantization_page
 from leangan.tasks.base import Sample
@@ -125,6 +125,11 @@ def quantize_model(
             progress=lambda done, total: say("Calibrating", done, total),
         )
     say("Judging the quantized generator")
+    quality = quality_of(original, made, task, samples.held_out, cure="take more bits")
+    power = _power(original, samples.held_out)
+    described = describe_layers(made, original, power=power)
+    say("Writing")
+    made.save(out)
     facts = finite(
         {
             "model": str(source) if isinstance(source, str | Path) else original.name,
@@ -133,30 +138,27 @@ def quantize_model(
             "bits": bits if codebook else None,
             "codebook": codebook,
             "before": _size(original),
-            "after": _size(made),
-            "quality": quality_of(original, made, task, samples.held_out, cure="take more bits"),
+            "after": sizes(made, out),
+            "quality": quality,
             "judged_on": judged_on,
             "layers": made.history[-1].measured.get("layers", {}),
             "notes": list(samples.notes),
             "file": str(out),
         }
     )
-    described = describe_layers(made, original)
     facts["summary"] = summarize(described)
     facts["coarsest"] = [
         {"name": layer.name, "weight_db": layer.weight_db} for layer in _coarsest(described)
     ]
-    facts["plan"] = None if wanted is None else str(out.with_suffix(".plan.yaml"))
     facts["warnings"] = _warnings(facts)
-    say("Writing")
-    made.save(out)
+    facts["plan"] = None
     if wanted is not None:
-        write_plan(_filled(wanted, made), out.with_suffix(".plan.yaml"))
+        facts["plan"] = str(write_plan(_filled(wanted, made), out.with_suffix(".plan.yaml")))
     if report is not None:
         facts["report"] = str(report)
         write_quantization_page(
-            facts, made, original, Path(report), task=task, samples=samples.held_out,
-            power=_power(original, samples.held_out), command=command,
+            facts, described, made, original, Path(report),
+            task=task, samples=samples.held_out, command=command,
         )  # fmt: skip
     return Quantized(made, out, facts)
 
@@ -181,12 +183,7 @@ def _power(original: Generator, samples: Sequence[Sample]) -> float | None:
 
 def _size(generator: Generator) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="leangan-") as folder:
-        file = generator.save(Path(folder) / "generator.pt2")
-        return {
-            "params": generator.params,
-            "bytes": generator.bytes,
-            "file_bytes": file.stat().st_size,
-        }
+        return sizes(generator, generator.save(Path(folder) / "generator.pt2"))
 
 
 def _warnings(facts: dict[str, Any]) -> list[str]:

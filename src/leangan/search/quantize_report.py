@@ -11,7 +11,7 @@ from leangan.generator import Generator
 from leangan.report.quantization import write_quantization
 from leangan.search.pictures import before_and_after
 from leangan.tasks.base import Sample, Task
-from leangan.techniques.describe_quantized import describe_layers, summarize
+from leangan.techniques.describe_quantized import QuantizedLayer, summarize
 
 _SHOWN = 4
 """Samples on the page."""
@@ -19,28 +19,27 @@ _SHOWN = 4
 
 def write_quantization_page(
     facts: Mapping[str, Any],
+    layers: Sequence[QuantizedLayer],
     generator: Generator,
     original: Generator,
     path: Path,
     *,
     task: Task | None = None,
     samples: Sequence[Sample] = (),
-    power: float | None = None,
     command: str | None = None,
 ) -> Path:
     """Write the page of a quantization, atomically.
 
     Args:
         facts: of `search.quantize.Quantized`.
+        layers: what `describe_layers` says of the quantized one.
         generator: the quantized one.
         original: the float one that it was made of.
         path: the `.html` file.
         task: judges each sample for its caption; without it no pictures are shown.
         samples: held-out ones; the first few are shown, before and after.
-        power: what noise on the output is compared with, see `describe_layers`.
         command: what the user typed.
     """
-    layers = describe_layers(generator, original, power=power)
     extras = {
         "summary": summarize(layers),
         "layers": [asdict(layer) for layer in layers],

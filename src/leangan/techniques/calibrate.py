@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.errors import LeanganError, UsageError
-from leangan.generator import Generator
+from leangan.generator import Generator, Port
 from leangan.graph.replay import first_tensor
+from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape, rounded
 from leangan.techniques.placement import keeps_channels, quantizable, source_of
 from leangan.techniques.range_options import layer_options, reaching
@@ -141,20 +142,12 @@ def _cut_inputs(
     generator: Generator, data: Sequence[tuple[Tensor, ...]], count: int
 ) -> list[tuple[Tensor, ...]]:
     """A few inputs cut to at most half their typical size: noise is local, time is not."""
-    ports = generator.signature.inputs
-    cut = []
-    for inputs in data[:: -(-len(data) // count)]:
-        pieces = []
-        for x, port in zip(inputs, ports, strict=True):
-            for axis, letter in enumerate(port.layout):
-                if letter in "HWT" and port.shape[axis] is None:
-                    multiple = port.multiple_of(axis)
-                    size = max(multiple, min(port.typical[axis] // 2, 128) // multiple * multiple)
-                    if size < x.shape[axis]:
-                        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
-            pieces.append(x.contiguous())
-        cut.append(tuple(pieces))
-    return cut
+    few = data[:: -(-len(data) // count)]
+    return [crop(generator, inputs, _half_size) for inputs in few]
+
+
+def _half_size(port: Port, axis: int, size: int) -> int:
+    return min(port.typical[axis] // 2, 128)
 
 
 class _Watch(Interpreter):

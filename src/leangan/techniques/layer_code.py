@@ -49,7 +49,7 @@ class LayerCode:
 
     def scaled(self, weight: Tensor, node: Node) -> Tensor:
         """The weight times the factors of its input channels."""
-        return weight if self.factors is None else weight * over_inputs(self.factors, weight, node)
+        return weight if self.factors is None else scaled_inputs(weight, self.factors, node)
 
     def weight_codes(self, weight: Tensor, node: Node) -> Tensor:
         """Whole numbers as float, shaped as the weight."""
@@ -92,14 +92,20 @@ def channel_shape(node: Node, value: Tensor) -> list[int]:
     return shape
 
 
-def over_inputs(values: Tensor, weight: Tensor, node: Node) -> Tensor:
+def over_inputs(values: Tensor, weight: Tensor, *, transposed: bool, groups: int) -> Tensor:
     """Numbers per input channel, laid out beside the weight (broadcastable to it)."""
     rest = (1,) * (weight.dim() - 2)
-    if node.target in TRANSPOSED:
+    if transposed:
         return values.reshape(-1, 1, *rest)
-    per = values.reshape(groups_of(node), -1)
+    per = values.reshape(groups, -1)
     outs = weight.shape[0]
-    return per.repeat_interleave(outs // len(per), 0).reshape(outs, -1, *rest)
+    return per.repeat_interleave(outs // groups, 0).reshape(outs, -1, *rest)
+
+
+def scaled_inputs(weight: Tensor, factors: Tensor, node: Node) -> Tensor:
+    """The weight of a layer times `factors` of its input channels."""
+    transposed, groups = node.target in TRANSPOSED, groups_of(node)
+    return weight * over_inputs(factors, weight, transposed=transposed, groups=groups)
 
 
 def largest_per_input(weight: Tensor, node: Node) -> Tensor:

@@ -104,13 +104,7 @@ def _settings(calibration: Calibration, wanted: Mapping[str, Node]) -> dict[str,
     """What was done, for the history: the scheme, and each layer's precision."""
     first = calibration[next(iter(wanted))].scheme
     words = {n: c.scheme.word if n in wanted else FLOAT for n, c in calibration.items()}
-    return {
-        **asdict(first),
-        "bits": first.weight_bits,
-        "layers": len(wanted),
-        "keep_float": sorted(n for n, word in words.items() if word == FLOAT),
-        "words": words,
-    }
+    return {**asdict(first), "words": words}
 
 
 def _quantize_input(

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from leangan.generator import Generator
 from leangan.graph.rewrite import layer_name, tensor_of
 from leangan.techniques.grid import make_grid, row_count
-from leangan.techniques.layer_code import LayerCode, largest_per_input, over_inputs
+from leangan.techniques.layer_code import LayerCode, largest_per_input, scaled_inputs
 from leangan.techniques.placement import TRANSPOSED, WEIGHTED, groups_of, source_of
 from leangan.techniques.ranges import Bounds, RangeObserver, affine_codes, search_bounds
 from leangan.techniques.scheme import Scheme
@@ -131,7 +131,7 @@ def _with_grid(
     # runtimes have.
     per = "tensor" if node.target in TRANSPOSED and groups_of(node) > 1 else scheme.per
     grid = make_grid(
-        weight if factors is None else weight * over_inputs(factors, weight, node),
+        weight if factors is None else scaled_inputs(weight, factors, node),
         axis,
         scheme.weight_bits,
         symmetric=scheme.symmetric,

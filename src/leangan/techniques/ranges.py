@@ -52,10 +52,7 @@ class RangeObserver:
     def widest(self, factors: Tensor | None = None) -> Bounds:
         """As `minmax`, of all that was ever taken in."""
         low, high = zip((self.low, self.high), *self.later, strict=True)
-        least, most = torch.stack(low).amin(0), torch.stack(high).amax(0)
-        if factors is not None:
-            least, most = least / factors, most / factors
-        return min(float(least.min()), 0.0), max(float(most.max()), 0.0)
+        return _bounds(torch.stack(low).amin(0), torch.stack(high).amax(0), factors)
 
     def _lined(self, x: Tensor) -> Tensor:
         x = x.detach()
@@ -63,8 +60,7 @@ class RangeObserver:
 
     def minmax(self, factors: Tensor | None = None) -> Bounds:
         """All that was seen, and zero, which padding needs to be exact."""
-        low, high = (self.low, self.high) if factors is None else self._divided(factors)
-        return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+        return _bounds(self.low, self.high, factors)
 
     def percentile(self, factors: Tensor | None = None) -> Bounds:
         """Without the outermost thousandth of the values, half of it at each end; with zero."""
@@ -97,9 +93,6 @@ class RangeObserver:
         shrink = min(_SHRINKS, key=lambda s: divergence(counts, edges, low * s, high * s, levels))
         return float(low * shrink), float(high * shrink)
 
-    def _divided(self, factors: Tensor) -> tuple[Tensor, Tensor]:
-        return self.low / factors, self.high / factors
-
     def _values(self, factors: Tensor | None) -> np.ndarray:
         whole = torch.cat(self.kept, 1)
         return (whole if factors is None else whole / factors[:, None]).reshape(-1).numpy()
@@ -107,6 +100,12 @@ class RangeObserver:
     def _histogram(self, factors: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.minmax(factors)
         return np.histogram(self._values(factors), _BINS, (low, high if high > low else low + 1))
+
+
+def _bounds(low: Tensor, high: Tensor, factors: Tensor | None) -> Bounds:
+    if factors is not None:
+        low, high = low / factors, high / factors
+    return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
 
 
 def search_bounds(

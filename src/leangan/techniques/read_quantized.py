@@ -16,7 +16,7 @@ from leangan.graph.rewrite import codes_behind, tensor_of
 from leangan.graph.weights import stored_weights
 from leangan.techniques.histogram import Histogram, of_codebooks, of_steps
 from leangan.techniques.layer_code import over_inputs
-from leangan.techniques.placement import source_of
+from leangan.techniques.placement import TRANSPOSED, groups_of, source_of
 
 STEPS = ("quantize_linear", "quantize_codebook")
 """The steps of a history that quantize."""
@@ -213,7 +213,9 @@ def _factors(module: GraphModule, node: Node, weight: Tensor) -> Tensor:
     if isinstance(constant, Node) and str(constant.target).endswith("_input_factors"):
         divisors = tensor_of(module, constant)
         if divisors is not None:
-            return over_inputs(1 / divisors.detach().flatten(), weight, node)
+            factors = 1 / divisors.detach().flatten()
+            transposed = node.target in TRANSPOSED
+            return over_inputs(factors, weight, transposed=transposed, groups=groups_of(node))
     return torch.ones(())
 
 

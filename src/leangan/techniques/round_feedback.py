@@ -14,7 +14,7 @@ from torch import Tensor
 from leangan.generator import Generator
 from leangan.techniques.codebook.feedback import one_thread
 from leangan.techniques.layer_code import Calibration
-from leangan.techniques.round_layer import Choice, fit_layer
+from leangan.techniques.round_layer import Choice, fit_layers
 from leangan.techniques.round_problem import Problem
 from leangan.techniques.round_walk import QuantizedWalk
 
@@ -44,20 +44,11 @@ def round_feedback(
         UsageError: no data.
     """
     rng = torch.Generator().manual_seed(seed)
-    made = dict(calibration)
     with one_thread(), torch.no_grad():
         walk = QuantizedWalk(generator, calibration, data)
-        done = 0
-        for node in walk.steps():
-            if node.name not in walk.layers:
-                continue
-            fit_layer(walk, node, feed_back, rng)
-            code = walk.layers[node.name].code
-            made[code.name] = code
-            done += 1
-            if progress is not None:
-                progress(done, len(walk.layers))
-    return made
+        for _ in fit_layers(walk, feed_back, rng, progress):
+            pass
+    return {**calibration, **walk.codes}
 
 
 def feed_back(problem: Problem, choice: Choice) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +34,30 @@ class Choice:
 
 Fit = Callable[[Problem, Choice], Tensor]
 """Finds codes, shaped as `Choice.codes`."""
+
+
+def fit_layers(
+    walk: QuantizedWalk,
+    fit: Fit,
+    rng: torch.Generator,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Node]:
+    """Walk on and round each layer anew, see `fit_layer`; yields every node, layer or not.
+
+    Args:
+        walk: at its start.
+        fit: finds codes.
+        rng: draws the positions that are looked at.
+        progress: called with (layers done, layers in all).
+    """
+    done = 0
+    for node in walk.steps():
+        if node.name in walk.layers:
+            fit_layer(walk, node, fit, rng)
+            done += 1
+            if progress is not None:
+                progress(done, len(walk.layers))
+        yield node
 
 
 def fit_layer(walk: QuantizedWalk, node: Node, fit: Fit, rng: torch.Generator) -> None:

@@ -24,7 +24,7 @@ from leangan.techniques.layer_code import Calibration
 from leangan.techniques.round_block import fit_block
 from leangan.techniques.round_blocks import find_blocks
 from leangan.techniques.round_feedback import feed_back
-from leangan.techniques.round_layer import Choice, fit_layer
+from leangan.techniques.round_layer import Choice, fit_layers
 from leangan.techniques.round_problem import Problem
 from leangan.techniques.round_walk import QuantizedWalk
 
@@ -61,27 +61,18 @@ def round_learned(
     if blocks not in ("layer", "block"):
         raise UsageError(f"Rounding is learned by layer or by block, not by {blocks!r}.")
     rng = torch.Generator().manual_seed(seed)
-    made = dict(calibration)
     with one_thread(), torch.no_grad():
         walk = QuantizedWalk(generator, calibration, data)
         found = find_blocks(walk.changed, walk.layers) if blocks == "block" else []
         entries = {b.entry for b in found} | {name for b in found for name in b.given}
         ends = {b.nodes[-1]: b for b in found}
         kept: dict[str, list[Tensor]] = {}
-        done = 0
-        for node in walk.steps():
-            if node.name in walk.layers:
-                fit_layer(walk, node, _fit, rng)
-                done += 1
-                if progress is not None:
-                    progress(done, len(walk.layers))
+        for node in fit_layers(walk, _fit, rng, progress):
             if node.name in ends:
                 fit_block(walk, ends[node.name], kept, steps, rng)
             if node.name in entries:
                 kept[node.name] = walk.values(node)
-    for quantized in walk.layers.values():
-        made[quantized.code.name] = quantized.code
-    return made
+    return {**calibration, **walk.codes}
 
 
 def _fit(problem: Problem, choice: Choice) -> Tensor:

@@ -15,6 +15,7 @@ from leangan.generator import Generator
 from leangan.graph.channels import Sliced
 from leangan.graph.cost import layers as cost_layers
 from leangan.graph.rewrite import tensor_of
+from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import LayerCode, channel_shape
 from leangan.techniques.lockstep import Lockstep
 from leangan.techniques.placement import quantizable
@@ -110,6 +111,11 @@ class QuantizedWalk(Lockstep):
             if node.name in self.layers:
                 node.target = self.layers[node.name]
 
+    @property
+    def codes(self) -> dict[str, LayerCode]:
+        """What the layers compute with, by their names."""
+        return {layer.code.name: layer.code for layer in self.layers.values()}
+
     def keep_mean(self, node: Node) -> None:
         """Let the bias of a layer make up for the mean error of its output on the samples."""
         layer = self.layers[node.name]
@@ -131,18 +137,9 @@ class QuantizedWalk(Lockstep):
 
 def _cut(generator: Generator, samples: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
     """A few inputs, their free axes cut in the middle: positions are many, and much alike."""
-    ports = generator.signature.inputs
 
     def cut(inputs: tuple[Tensor, ...], most: int) -> tuple[Tensor, ...]:
-        pieces = []
-        for x, port in zip(inputs, ports, strict=True):
-            for axis, letter in enumerate(port.layout):
-                multiple = port.multiple_of(axis)
-                size = max(most // multiple, 1) * multiple
-                if letter in "HWT" and port.shape[axis] is None and size < x.shape[axis]:
-                    x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
-            pieces.append(x.contiguous())
-        return tuple(pieces)
+        return crop(generator, inputs, lambda port, axis, size: most)
 
     few = samples[:: -(-len(samples) // _SAMPLES)]
     for most in _SIZES:

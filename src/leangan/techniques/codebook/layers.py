@@ -16,7 +16,8 @@ from leangan.generator import Generator
 from leangan.graph.cost import layers as cost_layers
 from leangan.graph.rewrite import tensor_of
 from leangan.graph.weights import stored_weights
-from leangan.techniques.importance.sensitivity import cropped
+from leangan.techniques.crop import crop_share
+from leangan.techniques.layer_code import over_inputs
 
 _MACS = 2e11
 """Multiply-accumulates of one run of all samples: some seconds on one core."""
@@ -44,13 +45,7 @@ class Layer:
 
     def over_inputs(self, values: Tensor) -> Tensor:
         """Numbers per input channel, laid out beside the weight (broadcastable to it)."""
-        rest = (1,) * (self.weight.dim() - 2)
-        if self.transposed:
-            return values.reshape(-1, 1, *rest)
-        per = values.reshape(self.groups, -1)
-        return per.repeat_interleave(self.weight.shape[0] // self.groups, 0).reshape(
-            self.weight.shape[0], -1, *rest
-        )
+        return over_inputs(values, self.weight, transposed=self.transposed, groups=self.groups)
 
 
 def find_layers(
@@ -110,7 +105,7 @@ def affordable(
         least = max(
             (_SMALLEST * usual / inputs[i].shape[axis] for i, axis, usual in free), default=1.0
         )
-        cut = cropped(generator, inputs, min(1.0, max(share, least)))
+        cut = crop_share(generator, inputs, min(1.0, max(share, least)))
         total += macs(cut)
         if total > _MACS and len(found) >= _FEWEST:
             break

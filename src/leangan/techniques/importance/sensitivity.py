@@ -13,6 +13,7 @@ from leangan.graph.channels import Reader
 from leangan.graph.cost import layers
 from leangan.graph.observe import Moments
 from leangan.graph.replay import Replay, Substitute
+from leangan.techniques.crop import crop_share
 from leangan.techniques.importance.base import Context, Scores
 from leangan.techniques.importance.redundancy import WIDEST, regular
 
@@ -22,7 +23,6 @@ any score foresees."""
 PROBES = 6
 PROBE_MACS = 1e12
 """What all trials together may cost: a minute on one core. Inputs are cropped to fit."""
-LEAST_SIDE = 32
 
 
 def sensitivity(
@@ -151,23 +151,8 @@ def cut_inputs(
 ) -> list[tuple[Tensor, ...]]:
     """A few samples, cropped in the middle until `trials` runs from halfway are affordable."""
     chosen = list(samples[:PROBES])
-    probes = [cropped(generator, inputs, 1.0) for inputs in chosen]
+    probes = [crop_share(generator, inputs, 1.0) for inputs in chosen]
     cost = sum(sum(layer.macs for layer in layers(generator, p)) for p in probes) / 2 * trials
     spatial = max(sum(letter in "HWT" for letter in p.layout) for p in generator.signature.inputs)
     share = min((PROBE_MACS / cost) ** (1 / max(spatial, 1)), 1.0)
-    return [cropped(generator, inputs, share) for inputs in chosen]
-
-
-def cropped(generator: Generator, inputs: tuple[Tensor, ...], share: float) -> tuple[Tensor, ...]:
-    """Free sizes cut to `share` of what they are, within sense; equal letters stay equal."""
-    pieces = []
-    for x, port in zip(inputs, generator.signature.inputs, strict=True):
-        for axis, letter in enumerate(port.layout):
-            if letter in "HWT" and port.shape[axis] is None:
-                multiple = port.multiple_of(axis)
-                size = max(int(x.shape[axis] * share), LEAST_SIDE) // multiple * multiple
-                size = max(size, multiple)
-                if size < x.shape[axis]:
-                    x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
-        pieces.append(x.contiguous())
-    return tuple(pieces)
+    return [crop_share(generator, inputs, share) for inputs in chosen]
