@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leangan.search.export import export
     from leangan.search.pipeline import compress
     from leangan.search.prune import prune
+    from leangan.search.train import distill, finetune
     from leangan.sources import load
     from leangan.sources.transplant import transplant
     from leangan.techniques.calibrate import calibrate
@@ -26,18 +27,22 @@ if TYPE_CHECKING:
     from leangan.techniques.prune_channels import prune_channels
     from leangan.techniques.prune_weights import prune_weights
     from leangan.techniques.quantize_linear import quantize
+    from leangan.training.settings import TrainSettings
 
 __all__ = [
     "Generator",
     "LeanganError",
     "Port",
     "Signature",
+    "TrainSettings",
     "bench",
     "calibrate",
     "codebook",
     "compress",
+    "distill",
     "evaluate",
     "export",
+    "finetune",
     "load",
     "prune",
     "prune_channels",
@@ -60,6 +65,9 @@ _HOMES = {
     "transplant": "leangan.sources.transplant",
     "compress": "leangan.search.pipeline",
     "prune": "leangan.search.prune",
+    "TrainSettings": "leangan.training.settings",
+    "distill": "leangan.search.train",
+    "finetune": "leangan.search.train",
     "evaluate": "leangan.search.compare",
     "bench": "leangan.search.compare",
     "export": "leangan.search.export",

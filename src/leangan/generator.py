@@ -193,6 +193,31 @@ class Generator:
                 made.append(torch.rand(shape, generator=rng) * (high - low) + low)
         return tuple(made)
 
+    def sized(self, sizes: Mapping[str, int]) -> Generator:
+        """The same, with other typical sizes: what is made for it is smaller or larger then.
+
+        Args:
+            sizes: wanted size per layout letter of an input, for example `{"H": 64, "W": 64}`;
+                fixed axes stay, and outputs follow in proportion.
+        """
+        usual = {
+            letter: size
+            for port in self.signature.inputs
+            for letter, size, fixed in zip(port.layout, port.typical, port.shape, strict=True)
+            if letter in sizes and fixed is None
+        }
+
+        def port(old: Port) -> Port:
+            axes = zip(old.layout, old.typical, strict=True)
+            typical = tuple(
+                n * sizes[letter] // usual[letter] if letter in usual else n for letter, n in axes
+            )
+            return dataclasses.replace(old, typical=typical)
+
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        signature = Signature(tuple(map(port, inputs)), tuple(map(port, outputs)))
+        return dataclasses.replace(self, signature=signature)
+
     @property
     def params(self) -> int:
         """The number of learned weights, also of those stored in 8 bits.

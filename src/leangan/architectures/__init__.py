@@ -19,6 +19,7 @@ from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.reparameterized import plain_weights
 from leangan.architectures.rrdb import RRDB
+from leangan.architectures.shuffle_resnet import SHUFFLE_RESNET
 from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
@@ -36,6 +37,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SRRESNET,
     SRVGG,
     HIFIGAN,
+    SHUFFLE_RESNET,
     SQUEEZENET,
     PATCHGAN,
     DCGAN,

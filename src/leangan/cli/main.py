@@ -19,9 +19,11 @@ from leangan import __version__
 from leangan.cli import (
     bench,
     compress,
+    distill,
     doctor,
     evaluate,
     export,
+    finetune,
     inspect,
     prune,
     quantize,
@@ -51,7 +53,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (inspect, compress, prune, quantize, evaluate, run, bench, export, doctor):
+for _module in (
+    inspect,
+    compress,
+    prune,
+    quantize,
+    finetune,
+    distill,
+    evaluate,
+    run,
+    bench,
+    export,
+    doctor,
+):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EPILOG)(_module.command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -69,6 +69,12 @@ def ssim(a: Tensor, b: Tensor) -> float:
     Returns:
         -1 to 1, 1 for equal pictures; -1 with NaN or Inf.
     """
+    value = float(similarity(a.float(), b.float()).double().mean())
+    return value if math.isfinite(value) else -1.0
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """The map that SSIM is the mean of; differentiable."""
     _same_shape(a, b)
     window = min(11, *a.shape[-2:])
     window -= 1 - window % 2
@@ -82,7 +88,6 @@ def ssim(a: Tensor, b: Tensor) -> float:
         columns = rows.transpose(2, 3)
         return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
 
-    a, b = a.float(), b.float()
     mean_a, mean_b = blur(a), blur(b)
     variance_a = blur(a * a) - mean_a**2
     variance_b = blur(b * b) - mean_b**2
@@ -90,8 +95,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    value = float((luminance * structure).double().mean())
-    return value if math.isfinite(value) else -1.0
+    return luminance * structure
 
 
 def mean_shift(a: Tensor, b: Tensor) -> float:

@@ -38,7 +38,7 @@ def perceptual_distance(a: Tensor, b: Tensor, network: Features) -> float:
     with torch.no_grad():
         layers = [
             _unit(map_a) - _unit(map_b)
-            for map_a, map_b in zip(network(_prepare(a)), network(_prepare(b)), strict=True)
+            for map_a, map_b in zip(network(enlarged(a)), network(enlarged(b)), strict=True)
         ]
         value = math.fsum(float(d.square().sum(1).mean()) for d in layers) / len(layers)
     return value if math.isfinite(value) else 2.0
@@ -64,7 +64,8 @@ def _load() -> tuple[Features | None, str | None]:
         return None, f"There is no perceptual distance, because {NETWORK} is missing. {error}"
 
 
-def _prepare(x: Tensor) -> Tensor:
+def enlarged(x: Tensor) -> Tensor:
+    """(N, 3, H, W) of a grey or coloured picture, large enough for the network."""
     if x.shape[1] == 1:
         x = x.expand(-1, 3, -1, -1)
     height, width = x.shape[-2:]

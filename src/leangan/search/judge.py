@@ -13,12 +13,11 @@ from leangan import tasks
 from leangan.errors import LeanganError, UnknownValue, UsageError
 from leangan.generator import Generator
 from leangan.search.data import affordable, data_path
+from leangan.tasks.arrays import FAR
 from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.quality import signal_quality
 
-FAR = 1_000_003
-"""Seeds this far apart share no samples."""
 _RANDOM = 4
 """Random inputs to judge on when there are no samples."""
 RANDOM_ONLY = (

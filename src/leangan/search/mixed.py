@@ -46,6 +46,8 @@ class Asked:
     """By layer."""
     floor_db: float
     """PSNR or signal-to-noise ratio that is to be kept."""
+    most_lost: float | None = None
+    """Decibels of PSNR-Y that may be lost against ground truth, where that was said."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,20 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
     slow = sum(group.options[0].ms for group in choices)
     too_high = _too_high(bold, first, 0.0)
     tried = [(bold, first)]
+    floor_db = max(asked.floor_db, _needed_db(asked, first))
     retries = 0 if careful else _RETRIES
     for margin in _MARGINS_DB[-1:] if careful else _MARGINS_DB:
         while True:
-            plan = fastest(choices, power, asked.floor_db + margin + too_high)
+            plan = fastest(choices, power, floor_db + margin + too_high)
             if any(plan.words == p.words for p, _ in tried) or plan.ms > _WORTH * slow:
                 break
             made = _attempt(asked, runtime, plan)
             tried.append((plan, made))
             too_high = _too_high(plan, made, too_high)
-            if made.error or not retries or (_seen_db(made) or math.inf) >= asked.floor_db:
+            needed = max(floor_db, _needed_db(asked, made))
+            if made.error or not retries or (_seen_db(made) or math.inf) >= needed:
                 break
+            floor_db = needed
             retries -= 1
     return Mixed(times, tuple(tried))
 
@@ -134,6 +139,17 @@ def _too_high(plan: Plan, made: Candidate, before: float) -> float:
     if seen is None or not math.isfinite(plan.predicted_db):
         return before
     return max(-_MOST_OFF_DB, plan.predicted_db - seen)
+
+
+def _needed_db(asked: Asked, made: Candidate) -> float:
+    """The PSNR at which no more is lost against ground truth than may be, by what `made` loses.
+
+    What is lost goes with the power of the noise, as long as both are small.
+    """
+    seen, lost = _seen_db(made), made.quality.get("psnr_y_lost")
+    if asked.most_lost is None or seen is None or lost is None or lost["mean"] <= asked.most_lost:
+        return -math.inf
+    return seen + 10 * math.log10(lost["mean"] / max(asked.most_lost, 1e-3))
 
 
 def _seen_db(candidate: Candidate) -> float | None:

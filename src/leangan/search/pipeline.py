@@ -174,9 +174,16 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     if not where or not quantizable(generator.module()):
         return _Found({}, {})  # float forms are enough
     calibration = _calibrated(search, generator)
-    decibels = [c.value for c in conditions(search.floor) if c.metric in ("psnr", "snr")]
-    floor_db = max(decibels, default=_DEFAULT_TARGET_DB)
-    asked = Asked(lab, generator, calibration, _macs(generator), floor_db)
+    wanted = conditions(search.floor)
+    decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
+    asked = Asked(
+        lab,
+        generator,
+        calibration,
+        _macs(generator),
+        max(decibels, default=_DEFAULT_TARGET_DB),
+        min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
+    )
     times = {
         # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
         name: attempt_mixed(asked, plain.get(name), name, careful=name != "openvino").times

@@ -22,12 +22,12 @@ from leangan.report.pruning import write_pruning
 from leangan.report.words import conditions, floor_words, metric_value, share
 from leangan.runtimes.base import Artifact
 from leangan.search.compare import runtime_names
-from leangan.search.judge import FAR, RANDOM_ONLY, quality_of, sizes, task_samples
+from leangan.search.judge import RANDOM_ONLY, quality_of, sizes, task_samples
 from leangan.search.pictures import before_and_after
 from leangan.search.prune_latency import Narrower, Speed, Stopwatch, budget_for
 from leangan.search.prune_maps import draw_groups
 from leangan.search.prune_plan import AMOUNTS, PrunePlan
-from leangan.tasks.arrays import draws_inputs
+from leangan.tasks.arrays import FAR, draws_inputs
 from leangan.techniques.calibration_inputs import draw
 
 Progress = Callable[..., None]

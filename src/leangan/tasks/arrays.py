@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +16,9 @@ from leangan.tasks.base import Data, Sample, Score
 from leangan.tasks.images import is_image
 from leangan.tasks.pictures import calibration_count, check_limit
 from leangan.tasks.quality import image_quality, signal_quality
+
+FAR = 1_000_003
+"""Seeds this far apart share no samples."""
 
 
 class Arrays:
@@ -34,15 +38,19 @@ class Arrays:
         """The arrays of the files, see `read_arrays`; latents and noise are drawn without any."""
         if source is not None:
             return array_data(generator, source, limit=limit, seed=seed)
-        if not draws_inputs(generator):
-            others = ", ".join(
-                f"{p.name} ({p.kind or 'of unknown kind'})" for p in generator.signature.inputs
-            )
-            raise UsageError(
-                f"The inputs of {generator.name} cannot be made up: {others}. "
-                "Give a folder of .npy or .npz files with --data."
-            )
+        _check_drawn(generator)
         return drawn_data(generator, limit=limit, seed=seed)
+
+    def examples(
+        self,
+        generator: Generator,
+        source: Path | None,
+        *,
+        seed: int = 0,
+        without: Collection[str] = (),
+    ) -> Iterator[Sample]:
+        """Random parts of the files' arrays; latents and noise are drawn without any."""
+        return array_examples(generator, source, seed=seed, without=without)
 
     def quality(
         self,
@@ -81,11 +89,53 @@ def drawn_data(generator: Generator, *, limit: int, seed: int) -> Data:
     names = " + ".join(port.kind or port.name for port in generator.signature.inputs)
     samples = [
         # Far apart seeds: those of seed 0 and seed 1 must not share samples.
-        Sample(f"{names} {i}", generator.example({"N": 1}, seed=seed * 1_000_003 + i))
+        Sample(f"{names} {i}", generator.example({"N": 1}, seed=seed * FAR + i))
         for i in range(limit)
     ]
     count = calibration_count(limit)
     return Data(tuple(samples[:count]), tuple(samples[count:]))
+
+
+def array_examples(
+    generator: Generator, source: Path | None, *, seed: int, without: Collection[str]
+) -> Iterator[Sample]:
+    """Rows of NumPy files that are not `without`, in random order without end, or drawn inputs.
+
+    Raises:
+        LeanganError: no row is left, or a file cannot be read.
+        UsageError: there is no source, and the inputs cannot be drawn.
+    """
+    if source is None:
+        _check_drawn(generator)
+        # Seeds from below zero: those of `drawn_data` are at zero and above.
+        yield from (
+            Sample(f"drawn {i}", generator.example({"N": 1}, seed=-seed * FAR - i - 1))
+            for i in itertools.count()
+        )
+    rng = random.Random(seed)
+    assert source is not None
+    ports, rows = generator.signature.inputs, []
+    for file in list_arrays(source):
+        name = file.relative_to(source).as_posix() if source.is_dir() else file.name
+        held = read_arrays(file, ports)
+        titles = [f"{name} row {i}" if len(held) > 1 else name for i in range(len(held))]
+        rows += [(t, row) for t, row in zip(titles, held, strict=True) if t not in without]
+    if not rows:
+        raise LeanganError(f"All of {source} is kept to judge on; give more to train on.")
+    while True:
+        rng.shuffle(rows)
+        yield from (Sample(title, fit_sizes(row, ports, rng)) for title, row in rows)
+
+
+def _check_drawn(generator: Generator) -> None:
+    if not draws_inputs(generator):
+        others = ", ".join(
+            f"{p.name} ({p.kind or 'of unknown kind'})" for p in generator.signature.inputs
+        )
+        raise UsageError(
+            f"The inputs of {generator.name} cannot be made up: {others}. "
+            "Give a folder of .npy or .npz files with --data."
+        )
 
 
 def array_data(generator: Generator, source: Path, *, limit: int, seed: int) -> Data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,6 +74,28 @@ class Task(Protocol):
 
         Raises:
             LeanganError: no such folder, nothing usable in it; unreadable files are named.
+        """
+        ...
+
+    def examples(
+        self,
+        generator: Generator,
+        source: Path | None,
+        *,
+        seed: int = 0,
+        without: Collection[str] = (),
+    ) -> Iterator[Sample]:
+        """Samples to train on, without end: random parts of random files, mirrored at times.
+
+        Args:
+            generator: as for `data`; its typical sizes are those of the samples.
+            source: as for `data`.
+            seed: the same seed gives the same samples in the same order.
+            without: names of samples of `data`, whose files are left out: what is judged on is
+                not trained on.
+
+        Raises:
+            LeanganError: nothing usable is left.
         """
         ...
 

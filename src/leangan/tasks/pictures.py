@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ Make = Callable[[Picture, tuple[float, float]], Sample]
 """Makes a sample of the part of a picture at (y, x), each 0 (top, left) to 1; 0.5 is the centre."""
 
 CENTRE = (0.5, 0.5)
+_LEAST_PART = 0.25
+"""Share of a picture's sides that a zoomed part has at least."""
 
 
 class TooSmall(LeanganError):
@@ -52,8 +55,7 @@ def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
         place = (rng.random(), rng.random())
         try:
             picture = read_image(file)
-            if source.is_dir():
-                picture = replace(picture, name=file.relative_to(source).as_posix())
+            picture = replace(picture, name=_named(source, file))
             pairs.append((make(picture, place), make(picture, CENTRE)))
         except UsageError:  # about the generator, not about this file
             raise
@@ -81,6 +83,67 @@ def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
         tuple(centre for _, centre in pairs[count:]),
         tuple(notes),
     )
+
+
+def picture_examples(
+    source: Path, make: Make, *, seed: int, without: Collection[str], zoom: bool
+) -> Iterator[Sample]:
+    """Random parts of the pictures under `source`, every second one mirrored, without end.
+
+    Each round shows every picture once, in another order.
+
+    Args:
+        source: a folder or file.
+        make: makes a sample of a part of a picture.
+        seed: of order, places and mirroring.
+        without: names of pictures to leave out; those of `picture_data`.
+        zoom: cut a random part of a quarter to the whole of the picture's sides first, so that
+            what `make` resizes is seen at many scales.
+
+    Raises:
+        LeanganError: no usable picture is left.
+    """
+    rng = random.Random(seed)
+    files = [f for f in list_images(source) if _named(source, f) not in without]
+    if not files:
+        raise LeanganError(
+            f"All pictures of {source} are kept to judge on; give more of them to train on."
+        )
+    refused: dict[Path, str] = {}
+    while True:
+        rng.shuffle(files)
+        for file in files:
+            if file in refused:
+                continue
+            place, mirrored = (rng.random(), rng.random()), rng.random() < 0.5
+            share, corner = rng.uniform(_LEAST_PART, 1.0), (rng.random(), rng.random())
+            try:
+                picture = _decoded(file)
+                rgb = picture.rgb
+                if zoom:
+                    height, width = (max(1, round(n * share)) for n in rgb.shape[1:])
+                    rgb = crop(rgb, height, width, corner)
+                if mirrored:
+                    rgb = rgb.flip(2)
+                yield make(replace(picture, name=_named(source, file), rgb=rgb), place)
+            except UsageError:
+                raise
+            except LeanganError as error:
+                refused[file] = str(error)
+        if len(refused) == len(files):
+            raise LeanganError(
+                f"No picture of {source} can be trained on. {next(iter(refused.values()))}"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _decoded(file: Path) -> Picture:
+    """Decoding a photo takes longer than all that is done with it."""
+    return read_image(file)
+
+
+def _named(source: Path, file: Path) -> str:
+    return file.relative_to(source).as_posix() if source.is_dir() else file.name
 
 
 def flat_samples(generator: Generator) -> tuple[Sample, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,15 @@ from leangan.generator import Generator
 from leangan.measure.image import psnr_y
 from leangan.tasks.base import Data, Sample, Score
 from leangan.tasks.images import Picture, from_port, to_8_bit, to_port
-from leangan.tasks.pictures import TooSmall, crop, picture_data, scale, working_size
+from leangan.tasks.pictures import (
+    Make,
+    TooSmall,
+    crop,
+    picture_data,
+    picture_examples,
+    scale,
+    working_size,
+)
 from leangan.tasks.quality import image_quality, score
 
 
@@ -38,30 +46,19 @@ class SuperResolution:
 
         The input is of the typical size, or less where a picture is small.
         """
-        if source is None:
-            raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
-        factor = _scale(generator)
-        port, target = generator.signature.inputs[0], generator.signature.outputs[0]
+        return picture_data(_folder(generator, source), _maker(generator), limit=limit, seed=seed)
 
-        def make(picture: Picture, place: tuple[float, float]) -> Sample:
-            sizes = []
-            for letter, wanted, have in zip(
-                "HW", working_size(port), picture.rgb.shape[1:], strict=True
-            ):
-                axis = port.layout.index(letter)
-                # A size that the port fixes is needed whole; another may be any multiple.
-                step = port.shape[axis] or port.multiple_of(axis)
-                sizes.append(min(wanted, have // factor) // step * step)
-            if not all(sizes):
-                raise TooSmall(
-                    f"{picture.name} is too small ({picture.rgb.shape[2]}x{picture.rgb.shape[1]})."
-                )
-            height, width = sizes
-            truth = crop(picture.rgb, height * factor, width * factor, place)
-            reduced = shrink(truth, height, width)
-            return Sample(picture.name, (to_port(reduced, port),), to_port(truth, target))
-
-        return picture_data(source, make, limit=limit, seed=seed)
+    def examples(
+        self,
+        generator: Generator,
+        source: Path | None,
+        *,
+        seed: int = 0,
+        without: Collection[str] = (),
+    ) -> Iterator[Sample]:
+        """Crops of the typical size; pictures that are too small for it are left out."""
+        folder, make = _folder(generator, source), _maker(generator, whole=True)
+        return picture_examples(folder, make, seed=seed, without=without, zoom=False)
 
     def quality(
         self,
@@ -103,6 +100,38 @@ def shrink(rgb: Tensor, height: int, width: int) -> Tensor:
     image = to_8_bit(rgb).resize((width, height), Image.Resampling.BICUBIC)
     levels = np.array(image, dtype=np.float32).reshape(height, width, -1)
     return torch.from_numpy(levels).permute(2, 0, 1) / 255
+
+
+def _folder(generator: Generator, source: Path | None) -> Path:
+    if source is None:
+        raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
+    return source
+
+
+def _maker(generator: Generator, *, whole: bool = False) -> Make:
+    """Of samples; with `whole` all of the typical size, as a batch wants them."""
+    factor = _scale(generator)
+    port, target = generator.signature.inputs[0], generator.signature.outputs[0]
+
+    def make(picture: Picture, place: tuple[float, float]) -> Sample:
+        sizes = []
+        for letter, wanted, have in zip(
+            "HW", working_size(port), picture.rgb.shape[1:], strict=True
+        ):
+            axis = port.layout.index(letter)
+            # A size that the port fixes is needed whole; another may be any multiple.
+            step = wanted if whole else port.shape[axis] or port.multiple_of(axis)
+            sizes.append(min(wanted, have // factor) // step * step)
+        if not all(sizes):
+            raise TooSmall(
+                f"{picture.name} is too small ({picture.rgb.shape[2]}x{picture.rgb.shape[1]})."
+            )
+        height, width = sizes
+        truth = crop(picture.rgb, height * factor, width * factor, place)
+        reduced = shrink(truth, height, width)
+        return Sample(picture.name, (to_port(reduced, port),), to_port(truth, target))
+
+    return make
 
 
 def _scale(generator: Generator) -> int:

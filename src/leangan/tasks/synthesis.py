@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from leangan.generator import Generator
-from leangan.tasks.arrays import array_data, drawn_data, draws_inputs
+from leangan.tasks.arrays import array_data, array_examples, drawn_data, draws_inputs
 from leangan.tasks.base import Data, Sample, Score
 from leangan.tasks.quality import image_quality
 
@@ -31,6 +31,17 @@ class Synthesis:
         if source is None:
             return drawn_data(generator, limit=limit, seed=seed)
         return array_data(generator, source, limit=limit, seed=seed)
+
+    def examples(
+        self,
+        generator: Generator,
+        source: Path | None,
+        *,
+        seed: int = 0,
+        without: Collection[str] = (),
+    ) -> Iterator[Sample]:
+        """Latents: drawn, or those of the files."""
+        return array_examples(generator, source, seed=seed, without=without)
 
     def quality(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +11,15 @@ from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.tasks.base import Data, Sample, Score
 from leangan.tasks.images import Picture, to_port
-from leangan.tasks.pictures import cover, crop, picture_data, scale, working_size
+from leangan.tasks.pictures import (
+    Make,
+    cover,
+    crop,
+    picture_data,
+    picture_examples,
+    scale,
+    working_size,
+)
 from leangan.tasks.quality import image_quality
 
 
@@ -30,16 +38,19 @@ class Translation:
         self, generator: Generator, source: Path | None, *, limit: int = 48, seed: int = 0
     ) -> Data:
         """Pictures whose shorter side is resized to the typical size, then cropped to it."""
-        if source is None:
-            raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
-        port = generator.signature.inputs[0]
-        height, width = working_size(port)
+        return picture_data(_folder(generator, source), _maker(generator), limit=limit, seed=seed)
 
-        def make(picture: Picture, place: tuple[float, float]) -> Sample:
-            part = crop(cover(picture.rgb, height, width), height, width, place)
-            return Sample(picture.name, (to_port(part, port),))
-
-        return picture_data(source, make, limit=limit, seed=seed)
+    def examples(
+        self,
+        generator: Generator,
+        source: Path | None,
+        *,
+        seed: int = 0,
+        without: Collection[str] = (),
+    ) -> Iterator[Sample]:
+        """Parts of pictures at many scales."""
+        folder, make = _folder(generator, source), _maker(generator)
+        return picture_examples(folder, make, seed=seed, without=without, zoom=True)
 
     def quality(
         self,
@@ -50,3 +61,20 @@ class Translation:
     ) -> dict[str, Score]:
         """PSNR, SSIM, perceptual distance, mean shift."""
         return image_quality(generator.signature.outputs[0], reference, output)
+
+
+def _folder(generator: Generator, source: Path | None) -> Path:
+    if source is None:
+        raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
+    return source
+
+
+def _maker(generator: Generator) -> Make:
+    port = generator.signature.inputs[0]
+    height, width = working_size(port)
+
+    def make(picture: Picture, place: tuple[float, float]) -> Sample:
+        part = crop(cover(picture.rgb, height, width), height, width, place)
+        return Sample(picture.name, (to_port(part, port),))
+
+    return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from leangan.techniques.codebook.finetune import finetune_centroids
 from leangan.techniques.codebook.quantize_codebook import codebook
 
-__all__ = ["codebook", "finetune_centroids"]
+__all__ = ["codebook"]

@@ -1,0 +1,82 @@
+"""leangan distill: teach a smaller network what a generator does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from leangan.cli import options, training
+from leangan.cli.output import answer
+from leangan.cli.progress import progress
+
+EPILOG = """\b
+Examples:
+  leangan distill zoo:cyclegan-vintage --student shuffle-resnet --data photos --time 45m -o small
+  leangan distill netG.pth --student narrow:0.25 --data photos --time 20m -o narrow
+  leangan distill netG.pth --student mine.py:Small --data photos --steps 5000 -o mine
+
+\b
+narrow:0.25 is the teacher itself with its most important channels, at a quarter of its
+multiply-accumulates. A family's name, with arguments where wanted, begins with random weights:
+shuffle-resnet:width=48,blocks=7. Any other student is whatever leangan loads."""
+
+_USUAL = {"batch": 8, "lr": 1e-3, "ema": 0.999}
+
+
+@options.with_loading
+def command(
+    model: options.Model,
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            metavar="STUDENT",
+            show_default=False,
+            help="narrow:SHARE, FAMILY:NAME=VALUE,..., or a model.",
+        ),
+    ],
+    out: training.Out,
+    data: options.DataFolder = None,
+    time: training.Time = None,
+    steps: training.Steps = None,
+    batch: training.Batch = None,
+    lr: training.Rate = None,
+    loss: training.Loss = None,
+    crop: training.Size = None,
+    ema: training.Ema = None,
+    precision: training.Precision = None,
+    resume: training.Resume = False,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    limit: options.Limit = None,
+    *,
+    loading: options.Loading,
+    json_: options.Json = False,
+) -> None:
+    """Train a smaller network towards the output of a generator."""
+    options.check_folder(out)
+    with answer(json_) as say:
+        settings = training.settings(
+            time, steps, _USUAL, batch=batch, lr=lr, ema=ema, precision=precision, seed=seed
+        )
+        losses = training.losses(loss)
+
+        from leangan.search.train import distill
+
+        with progress() as tell:
+            found = distill(
+                model,
+                student,
+                data,
+                out,
+                settings=settings,
+                losses=losses,
+                size=crop,
+                limit=limit,
+                resume=resume,
+                threads=threads,
+                progress=tell,
+                loading=loading.keywords(),
+            )
+        say(found.facts, *training.lines(found.facts), f"written  {out / 'generator.pt2'}")

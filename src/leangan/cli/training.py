@@ -1,0 +1,98 @@
+"""Options that the commands which train share, and what they print in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from leangan.training.settings import TrainSettings
+
+PANEL = "Training"
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, show_default=False, rich_help_panel=PANEL, **more)
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="DIR",
+        show_default=False,
+        help="The folder of the run; generator.pt2 lies in it in the end.",
+    ),
+]
+Time = Annotated[str | None, _option("--time", metavar="30m", help="How long to train.")]
+Steps = Annotated[int | None, _option("--steps", min=1, help="Or how many steps.")]
+Batch = Annotated[int | None, _option("--batch", min=1, help="Examples per step; 8.")]
+Rate = Annotated[float | None, _option("--lr", help="The highest learning rate.")]
+Ema = Annotated[
+    float | None, _option("--ema", help="Deliver a moving average of the weights: 0.999, say.")
+]
+Precision = Annotated[
+    str | None,
+    _option("--precision", metavar="fp32|bf16|fp16", help="The faster one when left out."),
+]
+Loss = Annotated[
+    str | None,
+    _option(
+        "--loss",
+        metavar="NAME=WEIGHT,...",
+        help="charbonnier, l1, l2, ssim, wavelet, perceptual, style, stft.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    _option("--crop", min=8, help="Height, width or length of the inputs to train on."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=PANEL)
+]
+
+
+def settings(
+    time: str | None, steps: int | None, usual: dict[str, Any], **given: Any
+) -> TrainSettings:
+    """From what was typed; `usual` holds where nothing was."""
+    from leangan.training.settings import TrainSettings, read_time
+
+    said = {key: value for key, value in given.items() if value is not None}
+    seconds = None if time is None else read_time(time)
+    return TrainSettings(steps=steps, seconds=seconds, **{**usual, **said})
+
+
+def losses(text: str | None) -> dict[str, float] | None:
+    """Of --loss."""
+    from leangan.training.losses import read_losses
+
+    return None if text is None else read_losses(text)
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """What a run came to, for people."""
+    from leangan.report.words import count, metric_value, metric_words
+
+    training = facts["training"]
+    minutes, seconds = divmod(round(training["seconds"]), 60)
+    found = [
+        f"trained  {training['steps']} steps in {minutes}:{seconds:02d}, "
+        f"{facts['settings']['precision']}, {training['compute_share']:.0%} of the time computing"
+    ]
+    if facts["held"]:
+        held = ", ".join(f"{number} {kind}" for kind, number in facts["held"].items())
+        found.append(f"kept     {held}")
+    found.append(f"network  {count(facts['params'])} weights, {count(facts['macs'])} MACs")
+    for metric, after in facts["after"].items():
+        before = facts["before"].get(metric, {}).get("mean")
+        now = metric_value(metric, after["mean"])
+        then = f"{metric_value(metric, before)} -> " if before is not None else ""
+        found.append(f"quality  {metric_words(metric)[0]}: {then}{now}")
+    found.append(f"         of the output against the teacher's, on {facts['judged_on']}")
+    found += [f"note     {note}" for note in facts["notes"]]
+    found += [f"warning  {warning}" for warning in facts["warnings"]]
+    return found

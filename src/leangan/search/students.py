@@ -1,0 +1,109 @@
+"""Students to distil into: made of the teacher's own graph, of a small design, or from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from leangan import architectures, sources
+from leangan.errors import LeanganError, UsageError
+from leangan.generator import Generator, Signature
+from leangan.tasks.base import Sample
+from leangan.techniques.prune_channels import prune_channels
+
+_NARROW = "narrow"
+
+
+def make_student(
+    spec: Any,
+    teacher: Generator,
+    samples: Sequence[Sample],
+    seed: int,
+    progress: Callable[..., None],
+) -> Generator:
+    """A student for `teacher`, with the teacher's ports.
+
+    Args:
+        spec: "narrow:0.25", the teacher with the most important channels, at that share of its
+            multiply-accumulates; a family's name with arguments, such as
+            "shuffle-resnet:width=48,blocks=7"; a Generator, or whatever `leangan.load` takes.
+        teacher: float.
+        samples: what channels are judged on.
+        seed: of random weights.
+        progress: called as progress(message, done, total).
+
+    Raises:
+        UsageError: the words name no student, or one that takes other inputs.
+        LeanganError: it cannot be loaded or made.
+    """
+    if isinstance(spec, Generator):
+        return spec
+    name, _, rest = str(spec).partition(":")
+    if name == _NARROW:
+        progress("Choosing channels for the student")
+        inputs = [s.inputs for s in samples]
+        return prune_channels(teacher, macs=_share(rest), data=inputs, seed=seed)
+    families = {a.name: a for a in architectures.all_architectures() if a.part == "generator"}
+    if name not in families or Path(str(spec)).exists():
+        try:
+            return sources.load(str(spec))
+        except LeanganError as error:
+            raise UsageError(
+                f"{spec!r} is no student: write {_NARROW}:0.25, a file, or one of "
+                f"{', '.join(families)}. {error}"
+            ) from error
+    torch.manual_seed(seed)
+    try:
+        module = families[name].build(**_arguments(rest))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{spec!r} cannot be built: {error}") from error
+    made = sources.load(module.eval(), example_inputs=teacher.example(), task=teacher.task)
+    return _with_ports(made, teacher, name)
+
+
+def _with_ports(made: Generator, teacher: Generator, name: str) -> Generator:
+    """The student behind its teacher's ports, with its own needs of sizes."""
+
+    def ported(own: Any, theirs: Any) -> Any:
+        return dataclasses.replace(theirs, shape=own.shape, multiple=own.multiple)
+
+    ours, theirs = made.signature, teacher.signature
+    if len(ours.inputs) != len(theirs.inputs):
+        raise UsageError(
+            f"{name} takes {len(ours.inputs)} inputs, the teacher {len(theirs.inputs)}."
+        )
+    outputs = zip(ours.outputs, theirs.outputs, strict=False)
+    signature = Signature(
+        tuple(map(ported, ours.inputs, theirs.inputs)), tuple(ported(a, b) for a, b in outputs)
+    )
+    sample = teacher.example()
+    wanted, found = (g.outputs(*sample)[0].shape for g in (teacher, made))
+    if wanted != found:
+        raise UsageError(f"{name} puts out {tuple(found)} where the teacher does {tuple(wanted)}.")
+    return dataclasses.replace(made, signature=signature, name=name)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UsageError(f"{_NARROW}:{text} needs a share between 0 and 1: {_NARROW}:0.25, say.")
+    return share
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Of "width=48,gated=[1,3]"; commas within brackets do not part."""
+    if not text:
+        return {}
+    try:
+        found = yaml.safe_load("{" + text.replace("=", ": ") + "}")
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} are no arguments: write width=48,blocks=7.") from error
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}

@@ -1,0 +1,1 @@
+"""One loop and one set of losses for everything that is trained."""

@@ -1,0 +1,77 @@
+"""Differences of what a trained network sees: features, and their Gram matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leangan import zoo
+from leangan.measure.perceptual import NETWORK, enlarged
+
+
+class _Features(nn.Module):
+    """The feature maps of the zoo's SqueezeNet 1.1, of pictures (N, 1 or 3, H, W) in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = zoo.load(NETWORK).module()
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        return self.network(enlarged(x))
+
+
+def perceptual() -> Callable[[Tensor, Tensor], Tensor]:
+    """Mean squared difference of features of unit length: LPIPS without its weights.
+
+    Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric";
+    Johnson et al. 2016 for training by it.
+
+    Raises:
+        LeanganError: the feature network cannot be fetched.
+    """
+    features = _Features()
+
+    def loss(made: Tensor, wanted: Tensor) -> Tensor:
+        with torch.no_grad():
+            targets = features(wanted)
+        layers = [
+            (_unit(a) - _unit(b)).square().sum(1).mean()
+            for a, b in zip(features(made), targets, strict=True)
+        ]
+        return torch.stack(layers).mean()
+
+    return loss
+
+
+def style() -> Callable[[Tensor, Tensor], Tensor]:
+    """Mean absolute difference of Gram matrices (Gatys et al. 2016): textures, wherever they are.
+
+    Raises:
+        LeanganError: the feature network cannot be fetched.
+    """
+    features = _Features()
+
+    def loss(made: Tensor, wanted: Tensor) -> Tensor:
+        with torch.no_grad():
+            targets = [_gram(b) for b in features(wanted)]
+        layers = [
+            (_gram(a) - b).abs().mean() / b.abs().mean().clamp_min(1e-8)
+            for a, b in zip(features(made), targets, strict=True)
+        ]
+        return torch.stack(layers).mean()
+
+    return loss
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
+
+
+def _gram(features: Tensor) -> Tensor:
+    """(N, C, C): the mean products of all pairs of channels."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]

@@ -1,0 +1,158 @@
+"""What was done to weights stays done while they are trained."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import leangan as lg
+from leangan.generator import Step
+from leangan.techniques.codebook.books import find_books
+from leangan.training.forms import Levels, Masked
+from leangan.training.sparse import GradualPruning, l1_penalty
+from leangan.training.student import Student
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.Tanh(),
+        nn.Conv2d(8, 3, 3, padding=1),
+    )  # fmt: skip
+    return lg.load(layers.eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+
+
+@pytest.fixture(scope="module")
+def data(net):
+    return [net.example({"H": 16, "W": 16}, seed=seed) for seed in range(4)]
+
+
+def learn(student, original, data, steps=30, lr=3e-3):
+    adam = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = lr * (1 - step / steps)
+        inputs = data[step % len(data)]
+        loss = (student(*inputs)[0] - original(*inputs)).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return student.finished(Step("finetune", {}))
+
+
+def error(made, net):
+    inputs = net.example({"N": 2, "H": 24, "W": 24}, seed=99)
+    return float((made(*inputs) - net(*inputs)).square().mean())
+
+
+@pytest.mark.parametrize("kind", ["free", "pruned", "coded", "whole numbers", "few bits"])
+def test_nothing_is_lost_on_the_way_there_and_back(net, data, kind):
+    start = {
+        "free": lambda: net,
+        "pruned": lambda: lg.prune_weights(net, 0.4),
+        "coded": lambda: lg.codebook(net, 3, data=data),
+        "whole numbers": lambda: lg.quantize(net, data),
+        "few bits": lambda: lg.quantize(net, data, scheme=_scheme()),
+    }[kind]()
+    back = Student(start).finished(Step("finetune", {}))
+    assert back.history[-1].name == "finetune"
+    inputs = net.example({"N": 2, "H": 24, "W": 20}, seed=5)
+    torch.testing.assert_close(back(*inputs), start(*inputs), atol=2e-6, rtol=0)
+
+
+def _scheme():
+    from leangan.techniques.scheme import Scheme
+
+    return Scheme(weight_bits=3, per="group", group=8, symmetric=False)
+
+
+def test_zeros_stay_zero_and_the_rest_learns(net, data):
+    start = lg.prune_weights(net, 0.6)
+    student = Student(start)
+    assert [type(form) for form in student.forms] == [Masked] * 3
+    made = learn(student, net, data)
+    assert error(made, net) < 0.7 * error(start, net)
+    for name, weight in start.program.state_dict.items():
+        if weight.dim() == 4:
+            assert torch.equal(made.program.state_dict[name] == 0, weight == 0)
+
+
+@pytest.mark.parametrize("bits", [2, 6])
+def test_levels_learn_and_stay_as_few_and_the_file_as_small(net, data, bits, tmp_path):
+    start = lg.codebook(net, bits, per="tensor", data=data)
+    student = Student(start)
+    assert [type(form) for form in student.forms] == [Levels] * 3
+    made = learn(student, net, data, lr=3e-3 if bits == 2 else 2e-4)
+    assert error(made, net) < error(start, net)
+    after = made.program.state_dict
+    for book in find_books(start, start.module()):
+        for level in book.indices.unique():
+            assert len(after[book.path][book.indices == level].unique()) == 1
+    size = start.save(tmp_path / "few.pt2").stat().st_size
+    assert made.save(tmp_path / "trained.pt2").stat().st_size < size + 900
+    opened = lg.load(tmp_path / "trained.pt2").program.state_dict
+    assert all(torch.equal(opened[name], after[name]) for name in after)
+
+
+def test_gradients_are_summed_over_the_weights_that_share_a_level(net):
+    few = lg.codebook(net, 2, per="tensor")
+    book = find_books(few, few.module())[0]
+    form = Levels(book)
+    slope = torch.randn(book.indices.shape, generator=torch.Generator().manual_seed(1))
+    (form() * slope).sum().backward()
+    expected = torch.stack([slope[book.indices == i].sum() for i in range(len(book.levels))])
+    torch.testing.assert_close(form.change.grad, expected * form.scale)
+
+
+@pytest.mark.parametrize("bits", [8, 3])
+def test_what_computes_in_whole_numbers_learns_through_its_rounding(net, data, bits):
+    from leangan.techniques.scheme import Scheme
+
+    start = lg.quantize(net, data, scheme=Scheme(weight_bits=bits, range="minmax"))
+    student = Student(start)
+    assert student.rounded == 6
+    made = learn(student, net, data, steps=120, lr=1e-3 if bits == 3 else 1e-4)
+    assert error(made, net) < error(start, net)
+    assert made.quantized
+    # What the student computed last is what the integers compute.
+    inputs = data[0]
+    torch.testing.assert_close(made(*inputs), student(*inputs)[0].detach(), atol=1e-5, rtol=0)
+    codes = [b for b in made.program.buffers() if b.dtype == torch.int8]
+    assert len(codes) == 3
+    assert max(int(c.abs().max()) for c in codes) <= 2 ** (bits - 1)
+
+
+def test_pruning_on_the_way_reaches_its_share(net, data):
+    student = Student(net, prunable=True)
+    pruning = GradualPruning(0.5, until=0.5)
+    shares = []
+    for step in range(11):
+        pruning.after_step(student, step / 10)
+        shares.append(_zeros(student))
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[5] == shares[-1] == pytest.approx(0.5, abs=1e-3)
+    made = student.finished(Step("finetune", {}))
+    weights = [w for w in made.program.state_dict.values() if w.dim() == 4]
+    assert sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights) > 0.499
+
+
+def _zeros(student):
+    masks = [form.mask for form in student.forms]
+    return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+
+
+def test_the_penalty_is_the_sum_of_absolute_weights(net):
+    student = Student(net)
+    weights = [w.detach() for w in net.program.state_dict.values() if w.dim() > 1]
+    expected = sum(float(w.abs().sum()) for w in weights)
+    assert float(l1_penalty(student)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_is_a_copy(net, data):
+    before = copy.deepcopy(dict(net.program.state_dict))
+    learn(Student(net), lg.prune_weights(net, 0.9), data, steps=2)
+    assert all(torch.equal(before[name], w) for name, w in net.program.state_dict.items())
