@@ -1,0 +1,235 @@
+"""finetune and distill, as people use them: files, folders, interruptions, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from task_nets import latent_net, net_and_photos
+
+import leangan as lg
+from leangan.errors import LeanganError, UsageError
+from leangan.training.settings import TrainSettings, read_time
+
+FEW = TrainSettings(steps=30, batch=4, lr=2e-3, precision="fp32", examples=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = net_and_photos(tmp_path_factory.mktemp("train"))
+    rng = np.random.default_rng(1)
+    for number in range(5):
+        picture = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        Image.fromarray(picture).save(folder / "photos" / f"more-{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def net(folder):
+    return lg.load(folder / "net.pt2")
+
+
+def test_quality_comes_back_and_the_folder_tells_how(net, folder, tmp_path):
+    cut = lg.prune_weights(net, 0.5)
+    messages = []
+    found = lg.finetune(
+        cut, folder / "photos", tmp_path / "run", settings=FEW, teacher=net, threads=1,
+        progress=lambda message, *_: messages.append(message),
+    )  # fmt: skip
+    before, after = (found.facts[key]["psnr"]["mean"] for key in ("before", "after"))
+    assert after > before + 2
+    assert found.facts["warnings"] == []
+    assert found.facts["held"] == {"pruned weights": 3}
+    run = tmp_path / "run"
+    opened = lg.load(run / "generator.pt2")
+    assert opened.history[-1].name == "finetune"
+    for name, tensor in found.generator.program.state_dict.items():
+        assert torch.equal(opened.program.state_dict[name], tensor)
+    assert json.loads((run / "run.json").read_text())["after"] == found.facts["after"]
+    assert json.loads((run / "settings.json").read_text())["steps"] == 30
+    assert {"environment.json", "checkpoint.pt", "examples"} <= set(os.listdir(run))
+    assert any("teacher" in message for message in messages)
+
+
+def test_nothing_is_judged_on_that_was_trained_on(net, folder):
+    from leangan import tasks
+
+    task = tasks.infer(net)
+    held = {s.name for s in task.data(net, folder / "photos", limit=6).held_out}
+    stream = task.examples(net, folder / "photos", without=held)
+    seen = {next(stream).name for _ in range(40)}
+    assert seen
+    assert not seen & held
+
+
+def test_examples_are_the_same_for_a_seed_and_others_for_another(net, folder):
+    from leangan import tasks
+
+    task = tasks.infer(net)
+
+    def first(seed):
+        stream = task.examples(net, folder / "photos", seed=seed)
+        return torch.cat([next(stream).inputs[0] for _ in range(5)])
+
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+
+
+def test_a_student_of_another_kind_learns(net, folder, tmp_path):
+    found = lg.distill(
+        net, "shuffle-resnet:width=8,blocks=2,gated=[1]", folder / "photos", tmp_path / "run",
+        settings=TrainSettings(steps=60, batch=4, lr=3e-3, ema=0.9, precision="fp32", examples=32),
+        threads=1,
+    )  # fmt: skip
+    before, after = (found.facts[key]["psnr"]["mean"] for key in ("before", "after"))
+    assert after > before + 1
+    assert found.generator.signature.inputs[0].multiple == (1, 1, 4, 4)
+    assert found.generator.signature.inputs[0].range == net.signature.inputs[0].range
+    assert found.generator.history[-1].name == "distill"
+
+
+def test_a_narrow_student_is_the_teacher_with_fewer_channels(net, folder, tmp_path):
+    found = lg.distill(
+        net, "narrow:0.5", folder / "photos", tmp_path / "run", settings=FEW, threads=1
+    )
+    assert [s.name for s in found.generator.history[-2:]] == ["prune_channels", "distill"]
+    assert found.facts["params"] < 0.7 * net.params
+
+
+def test_latents_need_no_data(tmp_path):
+    cut = lg.prune_weights(latent_net(), 0.3)
+    found = lg.finetune(cut, None, tmp_path, settings=FEW, teacher=latent_net(), threads=1)
+    assert found.facts["after"]["psnr"]["mean"] > found.facts["before"]["psnr"]["mean"]
+
+
+SCRIPT = """
+import sys, torch
+import leangan as lg
+from leangan.training.settings import TrainSettings
+folder, out = sys.argv[1:3]
+net = lg.load(folder + "/net.pt2")
+settings = TrainSettings(
+    steps=150, batch=4, lr=2e-3, precision="fp32", examples=32, ema=0.9, save_every=0.05
+)
+lg.finetune(
+    lg.prune_weights(net, 0.5), folder + "/photos", out, settings=settings, teacher=net,
+    threads=1, resume=True,
+)
+"""
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(folder, tmp_path):
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    rng = np.random.default_rng(0)
+    kills = 0
+    while True:
+        process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.PIPE)
+        if kills < 3:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "cut" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if kills:  # somewhere after it has read what was there
+                time.sleep(float(rng.uniform(2.5, 5)))
+            else:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()[-2000:]
+        break
+    whole, cut = (lg.load(tmp_path / name / "generator.pt2") for name in ("whole", "cut"))
+    for name, tensor in whole.program.state_dict.items():
+        assert torch.equal(cut.program.state_dict[name], tensor)
+
+
+class Breaks:
+    """A loss that is no number at some calls."""
+
+    def __init__(self, calls):
+        self.calls, self.seen = calls, 0
+
+    def __call__(self, made, wanted):
+        self.seen += 1
+        loss = (made - wanted).square().mean()
+        return loss * float("nan") if self.seen in self.calls else loss
+
+
+@pytest.mark.parametrize("often", [1, 4])
+def test_divergence_is_seen_said_and_rolled_back(net, folder, tmp_path, monkeypatch, often):
+    from leangan.training.losses import LOSSES
+
+    loss = Breaks(range(20, 20 + often))
+    monkeypatch.setitem(LOSSES, "l2", lambda: loss)
+    messages = []
+
+    def run():
+        return lg.finetune(
+            lg.prune_weights(net, 0.3), folder / "photos", tmp_path / "run", settings=FEW,
+            teacher=net, losses={"l2": 1.0}, threads=1,
+            progress=lambda message, *_: messages.append(message),
+        )  # fmt: skip
+
+    if often > 3:
+        with pytest.raises(LeanganError, match="l2 is no number.*--lr"):
+            run()
+        assert not (tmp_path / "run" / "generator.pt2").exists()
+        return
+    found = run()
+    assert any("half the rate" in message for message in messages)
+    assert found.facts["training"]["rollbacks"] == 1
+    assert any("diverged" in warning for warning in found.facts["warnings"])
+    assert found.facts["after"]["psnr"]["mean"] > found.facts["before"]["psnr"]["mean"]
+
+
+def test_a_loss_that_rises_is_divergence():
+    from leangan.training.watch import Watch
+
+    watch = Watch()
+    assert not any(watch.see({"l1": 1.0}) for _ in range(100))
+    said = [watch.see({"l1": 20.0}) for _ in range(30)]
+    assert said[0] is None
+    assert "rose" in said[-1]
+
+
+def test_wrong_requests_are_refused_in_words(net, folder, tmp_path):
+    photos = folder / "photos"
+    with pytest.raises(UsageError, match="--teacher"):
+        lg.finetune(lg.prune_weights(net, 0.5), photos, tmp_path / "a", settings=FEW)
+    lg.finetune(net, photos, tmp_path / "b", settings=FEW, threads=1)
+    with pytest.raises(UsageError, match="--resume"):
+        lg.finetune(net, photos, tmp_path / "b", settings=FEW)
+    other = TrainSettings(steps=31, batch=4, lr=2e-3, precision="fp32", examples=32)
+    with pytest.raises(UsageError, match="steps 30, not 31"):
+        lg.finetune(net, photos, tmp_path / "b", settings=other, resume=True)
+    with pytest.raises(UsageError, match="holds no run"):
+        lg.finetune(net, photos, photos, settings=FEW)
+    with pytest.raises(UsageError, match="zeros"):
+        lg.finetune(net, photos, tmp_path / "c", settings=FEW, zeros=1.5)
+    with pytest.raises(UsageError, match="no student"):
+        lg.distill(net, "narow:0.5", photos, tmp_path / "d", settings=FEW)
+    with pytest.raises(UsageError, match=r"narrow:0\.25"):
+        lg.distill(net, "narrow:2", photos, tmp_path / "e", settings=FEW)
+    with pytest.raises(UsageError, match="cannot be built"):
+        lg.distill(net, "shuffle-resnet:depth=3", photos, tmp_path / "f", settings=FEW)
+
+
+def test_settings_are_checked():
+    for wrong in ({}, {"steps": 3, "seconds": 2.0}, {"steps": 0}, {"steps": 3, "ema": 1.0},
+                  {"steps": 3, "precision": "int4"}, {"steps": 3, "lr": float("nan")}):  # fmt: skip
+        with pytest.raises(UsageError):
+            TrainSettings(**wrong)
+    assert [read_time(t) for t in ("90s", "30m", "1.5h")] == [90, 1800, 5400]
+    for wrong in ("30", "m", "0m", "-3s", "half an hour"):
+        with pytest.raises(UsageError, match="30m"):
+            read_time(wrong)

@@ -1,0 +1,95 @@
+"""Losses: 0 for equal outputs, more the further apart, and gradients that lead back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leangan.errors import UsageError
+from leangan.generator import Port
+from leangan.measure.image import ssim as measured_ssim
+from leangan.training.losses import LOSSES, Objective, read_losses, usual_losses
+
+PICTURE = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 48, 48), (-1.0, 1.0))
+SOUND = Port("wave", "waveform", "NCT", (None, 1, None), (1, 1, 2048), (-1.0, 1.0))
+WITHOUT_NETWORK = [name for name in LOSSES if name not in ("perceptual", "style")]
+
+
+def pair(name, noise=0.1):
+    rng = torch.Generator().manual_seed(0)
+    shape = (2, 1, 2048) if name == "stft" else (2, 3, 48, 48)
+    wanted = torch.rand(shape, generator=rng) * 2 - 1
+    return wanted + noise * torch.randn(shape, generator=rng), wanted
+
+
+def port(name):
+    return SOUND if name == "stft" else PICTURE
+
+
+@pytest.mark.parametrize("name", WITHOUT_NETWORK)
+def test_equal_outputs_cost_nothing_and_distance_costs(name):
+    objective = Objective({name: 1.0}, port(name))
+    made, wanted = pair(name)
+    far, _ = pair(name, noise=0.3)
+    nothing, near, more = (float(objective(x, wanted)[name]) for x in (wanted, made, far))
+    assert nothing == pytest.approx(0, abs=1e-6)
+    assert 0 < near < more
+
+
+@pytest.mark.parametrize("name", WITHOUT_NETWORK)
+def test_descent_comes_nearer(name):
+    objective = Objective({name: 2.0}, port(name))
+    made, wanted = pair(name)
+    made.requires_grad_()
+    before = objective(made, wanted)[name]
+    before.backward()
+    assert made.grad.isfinite().all()
+    step = made.detach() - 0.01 * made.grad / made.grad.abs().max()
+    assert float(objective(step, wanted)[name]) < float(before)
+
+
+def test_ssim_is_that_of_the_measurements():
+    made, wanted = ((x + 1) / 2 for x in pair("ssim"))
+    objective = Objective({"ssim": 1.0}, Port(**{**vars(PICTURE), "range": (0.0, 1.0)}))
+    assert float(objective(made, wanted)["ssim"]) == pytest.approx(
+        1 - measured_ssim(made, wanted), abs=1e-6
+    )
+
+
+def test_pictures_are_compared_in_one_range_whatever_theirs():
+    made, wanted = pair("l1")
+    unit = Port(**{**vars(PICTURE), "range": (0.0, 1.0)})
+    there = Objective({"l1": 1.0}, PICTURE)(made, wanted)["l1"]
+    here = Objective({"l1": 1.0}, unit)((made + 1) / 2, (wanted + 1) / 2)["l1"]
+    assert float(there) == pytest.approx(float(here), rel=1e-5)
+
+
+def test_wavelets_see_edges_and_not_what_is_flat():
+    wanted = torch.rand(1, 3, 32, 32)
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::2] = 0.1
+    objective = Objective({"wavelet": 1.0}, PICTURE)
+    assert float(objective(wanted + 0.1, wanted)["wavelet"]) == pytest.approx(0, abs=1e-6)
+    assert float(objective(wanted + stripes, wanted)["wavelet"]) > 1e-3
+
+
+def test_weights_are_read_and_wrong_ones_refused():
+    assert read_losses("l1, perceptual=0.1") == {"l1": 1.0, "perceptual": 0.1}
+    with pytest.raises(UsageError, match=r"perceptual=0\.1"):
+        read_losses("l1=much")
+    for weights, said in (
+        ({}, "no loss"),
+        ({"lpips": 1.0}, "choose from"),
+        ({"l1": -1.0}, "above 0"),
+        ({"l1": float("nan")}, "above 0"),
+        ({"stft": 1.0}, "waveforms"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            Objective(weights, PICTURE)
+    with pytest.raises(UsageError, match="pictures"):
+        Objective({"ssim": 1.0}, SOUND)
+
+
+@pytest.mark.parametrize("one", [PICTURE, SOUND])
+def test_what_is_usual_can_be_used(one):
+    assert Objective(usual_losses(one), one)
