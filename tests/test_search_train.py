@@ -181,7 +181,7 @@ def test_divergence_is_seen_said_and_rolled_back(net, folder, tmp_path, monkeypa
         )  # fmt: skip
 
     if often > 3:
-        with pytest.raises(LeanganError, match="l2 is no number.*--lr"):
+        with pytest.raises(LeanganError, match=r"l2 is no number.*--lr"):
             run()
         assert not (tmp_path / "run" / "generator.pt2").exists()
         return

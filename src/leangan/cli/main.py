@@ -28,6 +28,7 @@ from leangan.cli import (
     prune,
     quantize,
     run,
+    train,
     zoo,
 )
 from leangan.cli.settings import SETTINGS
@@ -53,19 +54,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (
-    inspect,
-    compress,
-    prune,
-    quantize,
-    finetune,
-    distill,
-    evaluate,
-    run,
-    bench,
-    export,
-    doctor,
-):
+_MAKE = (inspect, compress, prune, quantize, finetune, distill, train)
+_USE = (evaluate, run, bench, export, doctor)
+for _module in (*_MAKE, *_USE):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EPILOG)(_module.command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -92,7 +92,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         now = metric_value(metric, after["mean"])
         then = f"{metric_value(metric, before)} -> " if before is not None else ""
         found.append(f"quality  {metric_words(metric)[0]}: {then}{now}")
-    found.append(f"         of the output against the teacher's, on {facts['judged_on']}")
+    if facts["after"]:
+        found.append(f"         of the output against the teacher's, on {facts['judged_on']}")
     found += [f"note     {note}" for note in facts["notes"]]
     found += [f"warning  {warning}" for warning in facts["warnings"]]
     return found

@@ -22,16 +22,18 @@ from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
 from leangan.search.mixed import WORD, Asked, Times, attempt_mixed
 from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
-from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
+from leangan.search.train import finetune
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
+from leangan.techniques.codebook import codebook
 from leangan.techniques.layer_code import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import FLOAT
+from leangan.training.settings import TrainSettings
 
 _HELPS = 1.02
 """A rewrite that makes things less than 2% faster is noise, and is left out."""
@@ -47,6 +49,9 @@ class _Search:
     task: Task
     data: Data
     floor: str
+    folder: Path | None
+    """Where the data lies."""
+    out: Path
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def compress(
     with Lab(generator, task, samples, workers, say) as lab:
         if keep:
             _check_metrics(keep, lab.original)
-        search = _Search(lab, generator, task, samples, floor)
+        search = _Search(lab, generator, task, samples, floor, data_path(data), Path(out))
         found = _follow(search, followed) if followed else _explore(search, names)
         lab.time()
         return write_result(
@@ -132,7 +137,7 @@ def compress(
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
             calibration=found.calibration,
-            recipe=lambda c: _recipe_of(c, followed.prune if followed else None, seed, limit),
+            recipe=lambda c: _recipe_of(c, followed, seed, limit),
             plan=lambda c: _plan_of(c, found, lab.power),
             command=command,
         )
@@ -240,14 +245,21 @@ def _follow(search: _Search, recipe: Recipe) -> _Found:
     if recipe.prune:
         used = [sample.inputs for sample in search.data.calibration]
         generator = recipe.prune.apply(generator, used, recipe.seed, lab.progress)
+        generator = _trained(search, recipe, generator, "pruned")
     for name in recipe.rewrites:
         generator = DOOR_REWRITES[name](generator)
     calibration: Calibration = {}
+    if recipe.codebook:
+        lab.progress("Fitting codebooks")
+        inputs = [sample.inputs for sample in search.data.calibration]
+        generator = codebook(generator, recipe.codebook, data=inputs, seed=recipe.seed)
+        generator = _trained(search, recipe, generator, "coded")
     if recipe.quantize:
         plan = PrecisionPlan(recipe.layers)
         calibration = _calibrated(search, generator, plan)
         kept = [name for name in calibration if plan.word(name) == FLOAT]
         generator = quantize(generator, calibration, keep_float=kept)
+        generator = _trained(search, recipe, generator, "quantized")
     lab.attempt(
         Candidate(
             f"{recipe.runtime} {recipe.precision}", recipe.runtime, recipe.precision, generator
@@ -256,8 +268,25 @@ def _follow(search: _Search, recipe: Recipe) -> _Found:
     return _Found(calibration, {})
 
 
+def _trained(search: _Search, recipe: Recipe, generator: Generator, name: str) -> Generator:
+    """Trained towards the original, where the recipe says so; an interrupted run goes on."""
+    if recipe.finetune is None:
+        return generator
+    return finetune(
+        generator,
+        search.folder,
+        search.out / "training" / name,
+        settings=TrainSettings(**{"seed": recipe.seed, **recipe.finetune}),
+        teacher=search.generator,
+        limit=recipe.limit,
+        resume=True,
+        threads=search.lab.threads,
+        progress=search.lab.progress,
+    ).generator
+
+
 def _recipe_of(
-    candidate: Candidate, prune: PrunePlan | None, seed: int, limit: int | None
+    candidate: Candidate, followed: Recipe | None, seed: int, limit: int | None
 ) -> Recipe:
     steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
     quantized = steps.get("quantize_linear")
@@ -269,7 +298,9 @@ def _recipe_of(
         {n: w for n, w in quantized.get("words", {}).items() if w != WORD} if quantized else {},
         seed,
         limit,
-        prune,
+        followed.prune if followed else None,
+        followed.codebook if followed else None,
+        followed.finetune if followed else None,
     )
 
 

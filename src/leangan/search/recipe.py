@@ -14,6 +14,7 @@ from leangan.files import atomic
 from leangan.graph.doors import DOOR_REWRITES
 from leangan.search.prune_plan import PrunePlan
 from leangan.techniques.scheme import FLOAT, parse_word
+from leangan.training.settings import TrainSettings
 
 SCHEMA = 1
 
@@ -35,13 +36,22 @@ class Recipe:
     """The most samples to take; None for what the network's cost allows."""
     prune: PrunePlan | None = None
     """What is done before everything else: what is quantized cannot be pruned any more."""
+    codebook: int | None = None
+    """Bits of the codebooks that weights are stored in, instead of `quantize`; 2 to 8."""
+    finetune: Mapping[str, Any] | None = None
+    """Settings of a `TrainSettings`: the output is trained back after pruning, and again after
+    quantizing or coding."""
 
 
 def write(recipe: Recipe, path: Path) -> Path:
     """Write YAML, atomically."""
     facts = {
         "schema": SCHEMA,
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
+        **{
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(recipe).items()
+            if v is not None or k not in ("codebook", "finetune")
+        },
     }
     facts["prune"] = recipe.prune.to_json() if recipe.prune else None
     with atomic(path) as temporary:
@@ -71,6 +81,8 @@ def read(path: Path) -> Recipe:
         if not isinstance(facts.get(key), str):
             raise UsageError(f"{path}: {key!r} must say the {key}, as text.")
     values = {k: _checked(k, v, path) for k, v in facts.items()}
+    if values.get("codebook") and values.get("quantize"):
+        raise UsageError(f"{path}: codebooks have no even steps: 'quantize' must be false.")
     if kept:
         values["layers"] = {**dict.fromkeys(kept, FLOAT), **values.get("layers", {})}
     return Recipe(**values)
@@ -84,6 +96,12 @@ def _checked(key: str, value: Any, path: Path) -> Any:
             return PrunePlan.from_json(value)
         except UsageError as error:
             raise UsageError(f"{path}: 'prune': {error}") from error
+    if key == "finetune" and value is not None:
+        return _training(value, path)
+    if key == "codebook" and value is not None:
+        if isinstance(value, bool) or value not in range(2, 9):
+            raise UsageError(f"{path}: 'codebook' is a number of bits, 2 to 8; {value!r} is none.")
+        return value
     if key == "layers":
         return _precisions(value, path)
     if key == "rewrites":
@@ -100,6 +118,25 @@ def _checked(key: str, value: Any, path: Path) -> Any:
         if isinstance(value, bool) or not (left_out or isinstance(value, int)):
             raise UsageError(f"{path}: {key!r} must be a whole number.")
     return value
+
+
+def _training(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: 'finetune' must hold settings, for example steps: 1000.")
+    # YAML takes 1e-4 for text.
+    numbers = {k: _number(v) for k, v in value.items()}
+    try:
+        TrainSettings(**numbers)
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"{path}: 'finetune': {error}") from error
+    return numbers
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _names(key: str, value: Any, path: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from leangan import architectures, sources
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Signature
 from leangan.tasks.base import Sample
+from leangan.techniques.lighten import LIGHTER, WHOLE
 from leangan.techniques.prune_channels import prune_channels
 
 _NARROW = "narrow"
@@ -30,7 +31,8 @@ def make_student(
 
     Args:
         spec: "narrow:0.25", the teacher with the most important channels, at that share of its
-            multiply-accumulates; a family's name with arguments, such as
+            multiply-accumulates; "shallow:0.5" and others of `techniques.lighten`, several joined
+            by "+"; a family's name with arguments, such as
             "shuffle-resnet:width=48,blocks=7"; a Generator, or whatever `leangan.load` takes.
         teacher: float.
         samples: what channels are judged on.
@@ -43,23 +45,34 @@ def make_student(
     """
     if isinstance(spec, Generator):
         return spec
+    if "+" in str(spec):
+        for part in str(spec).split("+"):
+            teacher = make_student(part, teacher, samples, seed, progress)
+        return teacher
     name, _, rest = str(spec).partition(":")
+    inputs = [s.inputs for s in samples]
     if name == _NARROW:
         progress("Choosing channels for the student")
-        inputs = [s.inputs for s in samples]
-        return prune_channels(teacher, macs=_share(rest), data=inputs, seed=seed)
+        return prune_channels(teacher, macs=_share(name, rest), data=inputs, seed=seed)
+    if name in LIGHTER:
+        progress(f"Making the student {name}")
+        return LIGHTER[name](teacher, _share(name, rest), inputs)
+    if name in WHOLE:
+        progress(f"Making the student {name}")
+        return WHOLE[name](teacher, inputs)
     families = {a.name: a for a in architectures.all_architectures() if a.part == "generator"}
     if name not in families or Path(str(spec)).exists():
         try:
             return sources.load(str(spec))
         except LeanganError as error:
             raise UsageError(
-                f"{spec!r} is no student: write {_NARROW}:0.25, a file, or one of "
+                f"{spec!r} is no student: write {_NARROW}:0.25, "
+                f"{', '.join(f'{n}:0.5' for n in LIGHTER)}, {', '.join(WHOLE)}, a file, or one of "
                 f"{', '.join(families)}. {error}"
             ) from error
     torch.manual_seed(seed)
     try:
-        module = families[name].build(**_arguments(rest))
+        module = families[name].build(**read_arguments(rest))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{spec!r} cannot be built: {error}") from error
     made = sources.load(module.eval(), example_inputs=teacher.example(), task=teacher.task)
@@ -88,17 +101,17 @@ def _with_ports(made: Generator, teacher: Generator, name: str) -> Generator:
     return dataclasses.replace(made, signature=signature, name=name)
 
 
-def _share(text: str) -> float:
+def _share(name: str, text: str) -> float:
     try:
         share = float(text)
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
-        raise UsageError(f"{_NARROW}:{text} needs a share between 0 and 1: {_NARROW}:0.25, say.")
+        raise UsageError(f"{name}:{text} needs a share between 0 and 1: {name}:0.25, say.")
     return share
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def read_arguments(text: str) -> dict[str, Any]:
     """Of "width=48,gated=[1,3]"; commas within brackets do not part."""
     if not text:
         return {}

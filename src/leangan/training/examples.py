@@ -57,23 +57,27 @@ class Examples:
         truth = self._read("truth", picks) if self._truth else None
         return Batch(inputs, self._read("wanted", picks), truth)
 
-    def order(self, step: int, batch: int, seed: int) -> list[int]:
-        """Which examples a step learns from: each once a round, in another order every round.
-
-        It depends on nothing but its arguments, so that a run may go on anywhere.
-        """
-        count = len(self)
-        picks: list[int] = []
-        for place in range(step * batch, (step + 1) * batch):
-            turn, offset = divmod(place, count)
-            picks.append(_permutation(count, seed, turn)[offset])
-        return picks
+    def at(self, step: int, batch: int, seed: int, place: slice = slice(None)) -> Batch:
+        """The batch of a step, or the part of it at `place`; see `order`."""
+        return self.batch(order(len(self), step, batch, seed)[place])
 
     def _read(self, name: str, picks: list[int]) -> Tensor:
         parts = self._arrays[name]
         size = len(parts[0])
         rows = [parts[pick // size][pick % size] for pick in picks]
         return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def order(count: int, step: int, batch: int, seed: int) -> list[int]:
+    """Which of `count` examples a step learns from: each once a round, every round in its order.
+
+    It depends on nothing but the arguments, so that a run may go on anywhere.
+    """
+    picks: list[int] = []
+    for place in range(step * batch, (step + 1) * batch):
+        turn, offset = divmod(place, count)
+        picks.append(_permutation(count, seed, turn)[offset])
+    return picks
 
 
 _kept: dict[tuple[int, int, int], list[int]] = {}

@@ -16,19 +16,26 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from leangan.errors import LeanganError
-from leangan.training.examples import Batch, Examples
+from leangan.training.examples import Batch
 from leangan.training.losses import Objective
 from leangan.training.run import RunFolder
 from leangan.training.settings import TrainSettings
 from leangan.training.watch import Watch
 
 Progress = Callable[..., None]
-_ADAM = (0.9, 0.99)
 _LOG_EVERY = 2.0
 """Seconds."""
 _ROLLBACKS = 3
 """So often a run that diverges goes back and on at half the rate, before it gives up."""
 _FABRIC: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class Lessons(Protocol):
+    """Where batches come from."""
+
+    def at(self, step: int, batch: int, seed: int, place: slice) -> Batch:
+        """The batch of a step: its part at `place`, and nothing depends on what was read before."""
+        ...
 
 
 class Adversary(Protocol):
@@ -75,8 +82,8 @@ class Trained:
 
 def train(
     student: nn.Module,
-    objective: Objective,
-    examples: Examples,
+    objective: Objective | None,
+    examples: Lessons,
     settings: TrainSettings,
     run: RunFolder,
     *,
@@ -93,7 +100,7 @@ def train(
 
     Args:
         student: takes a batch's inputs and returns a tuple, the first of which is judged.
-        objective: compares it with the teacher's output.
+        objective: compares it with the teacher's output; None where the adversary alone judges.
         examples: to learn from.
         settings: of the run. `precision` is settled, not "auto".
         run: its folder.
@@ -108,7 +115,8 @@ def train(
     """
     torch.manual_seed(settings.seed)
     fabric = _fabric(settings)
-    optimizer = torch.optim.Adam(_groups(student, settings.lr), betas=_ADAM, fused=True)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, settings.lr, (settings.beta, 0.99), fused=True)
     model, optimizer = fabric.setup(student, optimizer)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None
     watch = Watch()
@@ -150,12 +158,12 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * damping * _rate(share, settings.warmup)
-        picks = examples.order(step, settings.batch, settings.seed)
-        batch = _to(fabric, examples.batch(picks[fabric.global_rank :: fabric.world_size]))
+        place = slice(fabric.global_rank, None, fabric.world_size)
+        batch = _to(fabric, examples.at(step, settings.batch, settings.seed, place))
 
         began = time.monotonic()
         made = model(*batch.inputs)[0]
-        terms = objective(made, batch.wanted)
+        terms = objective(made, batch.wanted) if objective else {}
         if penalty:
             terms["penalty"] = penalty(student)
         if adversary:
@@ -240,11 +248,6 @@ def _fabric(settings: TrainSettings) -> Fabric:
     if count > 1:
         fabric.launch()
     return fabric
-
-
-def _groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
-    trained = [p for p in student.parameters() if p.requires_grad]
-    return [{"params": trained, "lr": lr}]
 
 
 def _rate(share: float, warmup: float) -> float:

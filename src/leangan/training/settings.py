@@ -31,6 +31,8 @@ class TrainSettings:
     lr: float = 1e-4
     """The highest learning rate of Adam (Kingma and Ba 2015); it warms up, then falls to zero
     along a cosine (Loshchilov and Hutter 2017)."""
+    beta: float = 0.9
+    """Adam's decay of the mean gradient; 0.5 where a discriminator learns beside."""
     warmup: float = 0.02
     """Share of the run in which the rate rises from zero."""
     clip: float = 1.0
@@ -56,8 +58,9 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0; it is {value}.")
-        if not 0 <= self.ema < 1 or not 0 <= self.warmup < 1:
-            raise UsageError("ema and warmup are shares of at least 0 and below 1.")
+        for name in ("ema", "warmup", "beta"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is a share of at least 0 and below 1.")
         if self.precision not in get_args(Precision):
             raise UsageError(
                 f"There is no precision {self.precision!r}; choose from "

@@ -1,0 +1,27 @@
+"""Students out of the teacher's own graph, by changes that training then has to make up for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from leangan.generator import Generator
+from leangan.techniques.lighten.factorize import low_rank, separable
+from leangan.techniques.lighten.norms import freeze_norms
+from leangan.techniques.lighten.shallow import drop_blocks
+
+Samples = Sequence[tuple[Tensor, ...]]
+
+LIGHTER: dict[str, Callable[[Generator, float, Samples], Generator]] = {
+    "shallow": drop_blocks,
+    "low-rank": lambda generator, share, samples: low_rank(generator, share),
+}
+"""By name; each leaves a share of the multiply-accumulates, or of what can be changed."""
+WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
+    "separable": lambda generator, samples: separable(generator),
+    "plain-norms": freeze_norms,
+}
+"""Those that take no amount."""
+
+__all__ = ["LIGHTER", "WHOLE", "drop_blocks", "freeze_norms", "low_rank", "separable"]
