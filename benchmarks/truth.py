@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
 from leangan import runtimes
+from leangan.generator import Generator
 from leangan.measure.image import psnr, psnr_y
 from leangan.search.compare import Model, open_model
 from leangan.tasks.anysize import run_any_size
@@ -31,6 +33,42 @@ def runner(model: Model, threads: int) -> Callable[[torch.Tensor], torch.Tensor]
     return lambda x: torch.from_numpy(session.run([x.numpy()])[0])
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Means over a folder of pictures."""
+
+    original: float
+    """PSNR-Y of the original to ground truth, dB."""
+    lost: float
+    """How much lower the other one's is."""
+    own: float
+    """PSNR of the other one's output to the original's, dB."""
+    count: int
+
+
+def scores(
+    original: Generator,
+    made: Generator,
+    folder: Path,
+    run: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Scores:
+    """Judge `made`, or what `run` computes of an input, on whole pictures."""
+    port_in, port_out = original.signature.inputs[0], original.signature.outputs[0]
+    scale = port_out.typical[2] // port_in.typical[2]
+    runs = [lambda x: original.outputs(x)[0], run or (lambda x: made.outputs(x)[0])]
+    found: list[tuple[float, float, float]] = []
+    for path in list_images(folder):
+        rgb = read_image(path).rgb
+        height, width = (n // scale * scale for n in rgb.shape[1:])
+        truth = rgb[:, :height, :width]
+        x = to_port(shrink(truth, height // scale, width // scale), port_in)
+        outs = [from_port(run_any_size(r, x, port_in), port_out) for r in runs]
+        a, b = (psnr_y(o, truth[None], scale) for o in outs)
+        found.append((a, b, psnr(outs[0], outs[1])))
+    a, b, own = (fmean(column) for column in zip(*found, strict=True))
+    return Scores(a, a - b, own, len(found))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("original")
@@ -39,25 +77,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    models = [open_model(options.original), open_model(options.result)]
-    runs = [runner(m, options.threads) for m in models]
-    port_in = models[0].generator.signature.inputs[0]
-    port_out = models[0].generator.signature.outputs[0]
-    scale = port_out.typical[2] // port_in.typical[2]
+    original, result = open_model(options.original), open_model(options.result)
+    run = runner(result, options.threads)
     for folder in options.data:
-        scores: list[tuple[float, float, float]] = []
-        for path in list_images(folder):
-            rgb = read_image(path).rgb
-            height, width = (n // scale * scale for n in rgb.shape[1:])
-            truth = rgb[:, :height, :width]
-            x = to_port(shrink(truth, height // scale, width // scale), port_in)
-            outs = [from_port(run_any_size(run, x, port_in), port_out) for run in runs]
-            a, b = (psnr_y(o, truth[None], scale) for o in outs)
-            scores.append((a, b, psnr(outs[0], outs[1])))
-        a, b, own = (fmean(column) for column in zip(*scores, strict=True))
+        found = scores(original.generator, result.generator, folder, run)
         print(
-            f"{folder.name}: original {a:.3f} dB, compressed {b:.3f} dB, lost {a - b:.3f} dB; "
-            f"to its own output {own:.2f} dB (n {len(scores)})"
+            f"{folder.name}: original {found.original:.3f} dB, compressed "
+            f"{found.original - found.lost:.3f} dB, lost {found.lost:.3f} dB; to its own output "
+            f"{found.own:.2f} dB (n {found.count})"
         )
     return 0
 

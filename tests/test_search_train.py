@@ -202,6 +202,32 @@ def test_a_loss_that_rises_is_divergence():
     assert "rose" in said[-1]
 
 
+TOGETHER = """
+import sys
+import leangan as lg
+from leangan.training.settings import TrainSettings
+folder, out = sys.argv[1:3]
+net = lg.load(folder + "/net.pt2")
+settings = TrainSettings(steps=20, batch=4, lr=1e-3, precision="fp32", examples=32)
+lg.finetune(
+    lg.prune_weights(net, 0.5), folder + "/photos", out, settings=settings, teacher=net, threads=1
+)
+"""
+
+
+def test_two_processes_learn_what_one_does(folder, tmp_path):
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, start in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *start, str(script), str(folder), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (lg.load(tmp_path / name / "generator.pt2") for name in ("one", "two"))
+    for name, tensor in one.program.state_dict.items():
+        torch.testing.assert_close(two.program.state_dict[name], tensor, atol=1e-5, rtol=1e-4)
+
+
 def test_wrong_requests_are_refused_in_words(net, folder, tmp_path):
     photos = folder / "photos"
     with pytest.raises(UsageError, match="--teacher"):

@@ -27,6 +27,7 @@ from leangan.search.students import make_student
 from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.preview import panels
+from leangan.training import processes
 from leangan.training.examples import Examples, prepare
 from leangan.training.loop import train
 from leangan.training.losses import Objective, usual_losses
@@ -126,7 +127,7 @@ def finetune(
         "zeros": zeros,
     }
     lesson = _Lesson("finetune", original, data, Path(out), settings, losses, size, limit)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    _set_threads(threads)
     return _teach(
         lesson,
         lambda samples: begin,
@@ -176,13 +177,13 @@ def distill(
     say = progress or _silent
     say("Loading the teacher")
     original = teacher if isinstance(teacher, Generator) else sources.load(teacher, **loading or {})
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    _set_threads(threads)
     asked = {"model": _title(student, student), "teacher": _title(teacher, original)}
     lesson = _Lesson("distill", original, data, Path(out), settings, losses, size, limit)
     start = Path(out) / "student.pt2"
 
     def begin(samples: Data) -> Generator:
-        if resume and start.exists():
+        if start.exists():  # of a run that goes on, or of the first process
             return sources.load(start)
         made = make_student(student, original, samples.calibration, settings.seed, say)
         made.save(start)
@@ -231,14 +232,16 @@ def _teach(
         "size": lesson.size,
         **settings.to_json(),
     }
-    run = RunFolder(lesson.out, asked, resume=resume)
-    generator = begin(samples)
-    _check_ports(generator, original)
-    student = Student(generator, prunable=zeros is not None)
-    scaled = _training_size(original, lesson.size)
-    settings, examples = _prepare(
-        run, student, original, scaled, task, samples, folder, settings, say
-    )
+    processes.join()
+    with processes.first_alone():  # the others find the folder as the first one left it
+        run = RunFolder(lesson.out, asked, resume=resume)
+        generator = begin(samples)
+        _check_ports(generator, original)
+        student = Student(generator, prunable=zeros is not None)
+        scaled = _training_size(original, lesson.size)
+        settings, examples = _prepare(
+            run, student, original, scaled, task, samples, folder, settings, say
+        )
     before = quality_of(original, generator, task, samples.held_out, cure="load it again")
     found = train(
         student.to(memory_format=torch.channels_last),
@@ -271,9 +274,15 @@ def _teach(
     )
     facts["warnings"] = _warnings(facts)
     say("Writing")
-    made.save(run.folder / "generator.pt2")
+    if processes.is_first():
+        made.save(run.folder / "generator.pt2")
     run.write("run.json", facts)
     return Taught(made, run.folder, facts)
+
+
+def _set_threads(threads: int | None) -> None:
+    share = max(1, (os.cpu_count() or 1) // processes.count())
+    torch.set_num_threads(threads or share)
 
 
 _COMPRESSING = ("prune_channels", "prune_weights", "quantize_linear", "quantize_codebook")

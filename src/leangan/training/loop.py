@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from leangan.errors import LeanganError
+from leangan.training import processes
 from leangan.training.examples import Batch
 from leangan.training.losses import Objective
 from leangan.training.run import RunFolder
@@ -145,10 +145,10 @@ def train(
 
     if (state := run.load()) is not None:
         restore(state)
-        if fabric.is_global_zero:
-            run.forget_after(step)
-    elif fabric.is_global_zero:
+        run.forget_after(step)
+    else:
         run.save(everything(0.0))
+    fabric.barrier()
     start = saved = logged = shown = time.monotonic()
     while True:
         elapsed = before + time.monotonic() - start
@@ -205,7 +205,7 @@ def train(
 
         now = time.monotonic()
         elapsed = before + now - start
-        if not fabric.is_global_zero:
+        if not processes.is_first():
             continue
         if now - logged > _LOG_EVERY:
             facts = {**watch.parts, **told, "lr": optimizer.param_groups[0]["lr"],
@@ -224,19 +224,13 @@ def train(
     elapsed = before + time.monotonic() - start
     if average is not None:
         student.load_state_dict(average)
-    if fabric.is_global_zero:
-        run.close()
+    run.close()
     share_computing = computing / max(elapsed, 1e-9)
     return Trained(step, elapsed, min(1.0, share_computing), dict(watch.parts), rollbacks)
 
 
-def processes() -> int:
-    """How many processes train together, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _fabric(settings: TrainSettings) -> Fabric:
-    count = processes()
+    count = processes.count()
     cuda = torch.cuda.is_available()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(

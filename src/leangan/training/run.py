@@ -22,10 +22,11 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from leangan.errors import LeanganError, UsageError
 from leangan.files import atomic
 from leangan.measure.environment import environment
+from leangan.training.processes import is_first
 
 
 class RunFolder:
-    """One run on disk."""
+    """One run on disk; of several processes only the first writes."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         """Begin a run, or open it again.
@@ -38,9 +39,9 @@ class RunFolder:
         self._writer: SummaryWriter | None = None
         wanted = json.loads(json.dumps(settings))
         file = folder / "settings.json"
-        if file.exists():
+        if file.exists() or not is_first():
             found = json.loads(file.read_text(encoding="utf-8"))
-            if not resume:
+            if not resume and is_first():
                 raise UsageError(
                     f"{folder} holds a run already: --resume goes on with it, another -o begins a "
                     "new one."
@@ -59,6 +60,8 @@ class RunFolder:
 
     def write(self, name: str, facts: Any) -> None:
         """Write JSON."""
+        if not is_first():
+            return
         with atomic(self.folder / name) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -69,6 +72,8 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint; whenever this is cut short, the old one is still there."""
+        if not is_first():
+            return
         with atomic(self.folder / "checkpoint.pt") as temporary:
             torch.save(dict(state), temporary)
 
@@ -100,7 +105,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Take back the lines that a run wrote after the checkpoint that it goes on from."""
         file = self.folder / "log.jsonl"
-        if not file.exists():
+        if not file.exists() or not is_first():
             return
         kept = []
         for line in file.read_text(encoding="utf-8").splitlines():
