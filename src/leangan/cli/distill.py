@@ -43,6 +43,15 @@ def command(
     batch: training.Batch = None,
     lr: training.Rate = None,
     loss: training.Loss = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="KIND=WEIGHT",
+            show_default=False,
+            help="Learn the teacher's feature maps too: kernels=1 or adapters=1.",
+        ),
+    ] = None,
     crop: training.Size = None,
     ema: training.Ema = None,
     precision: training.Precision = None,
@@ -72,6 +81,7 @@ def command(
                 out,
                 settings=settings,
                 losses=losses,
+                features=training.losses(features),
                 size=crop,
                 limit=limit,
                 resume=resume,

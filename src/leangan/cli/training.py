@@ -86,6 +86,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if facts["held"]:
         held = ", ".join(f"{number} {kind}" for kind, number in facts["held"].items())
         found.append(f"kept     {held}")
+    if facts["pairs"]:
+        pairs = ", ".join(" and ".join(pair) for pair in facts["pairs"])
+        found.append(f"features {pairs}")
     found.append(f"network  {count(facts['params'])} weights, {count(facts['macs'])} MACs")
     for metric, after in facts["after"].items():
         before = facts["before"].get(metric, {}).get("mean")

@@ -29,6 +29,7 @@ from leangan.tasks.calibration import check_inputs
 from leangan.tasks.preview import panels
 from leangan.training import processes
 from leangan.training.examples import Examples, prepare
+from leangan.training.features import FeatureMatch
 from leangan.training.loop import train
 from leangan.training.losses import Objective, usual_losses
 from leangan.training.run import RunFolder
@@ -147,6 +148,7 @@ def distill(
     *,
     settings: TrainSettings,
     losses: Mapping[str, float] | None = None,
+    features: Mapping[str, float] | None = None,
     size: int | None = None,
     limit: int | None = None,
     resume: bool = False,
@@ -163,6 +165,8 @@ def distill(
         out: the folder of the run.
         settings: how long and how fast.
         losses: see `finetune`.
+        features: {"kernels": weight} or {"adapters": weight}, to learn the teacher's feature maps
+            as well, see `training.features.FeatureMatch`. The teacher then runs at every step.
         size: see `finetune`.
         limit: see `finetune`.
         resume: see `finetune`.
@@ -178,7 +182,14 @@ def distill(
     say("Loading the teacher")
     original = teacher if isinstance(teacher, Generator) else sources.load(teacher, **loading or {})
     _set_threads(threads)
-    asked = {"model": _title(student, student), "teacher": _title(teacher, original)}
+    features = dict(features or {})
+    if len(features) > 1 or (features and processes.count() > 1):
+        raise UsageError("Features are matched in one way, and in one process.")
+    asked = {
+        "model": _title(student, student),
+        "teacher": _title(teacher, original),
+        "features": features,
+    }
     lesson = _Lesson("distill", original, data, Path(out), settings, losses, size, limit)
     start = Path(out) / "student.pt2"
 
@@ -189,7 +200,7 @@ def distill(
         made.save(start)
         return made
 
-    return _teach(lesson, begin, asked, resume=resume, say=say)
+    return _teach(lesson, begin, asked, resume=resume, say=say, features=features)
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,7 @@ def _teach(
     say: Progress,
     penalty: Callable[[Student], torch.Tensor] | None = None,
     zeros: float | None = None,
+    features: Mapping[str, float] | None = None,
 ) -> Taught:
     """Prepare, train, judge, write."""
     original, settings = lesson.original, lesson.settings
@@ -242,6 +254,10 @@ def _teach(
         settings, examples = _prepare(
             run, student, original, scaled, task, samples, folder, settings, say
         )
+    match = None
+    for kind, weight in (features or {}).items():
+        inputs = samples.held_out[0].inputs
+        match = FeatureMatch(original, student, inputs, kind=kind, weight=weight)
     before = quality_of(original, generator, task, samples.held_out, cure="load it again")
     found = train(
         student.to(memory_format=torch.channels_last),
@@ -250,6 +266,7 @@ def _teach(
         settings,
         run,
         penalty=penalty,
+        features=match,
         hooks=[GradualPruning(zeros)] if zeros is not None else (),
         show=_Sheets(run.folder, original, samples.held_out[:_SHOWN]),
         progress=say,
@@ -268,6 +285,7 @@ def _teach(
             "macs": count_macs(made),
             "params": made.params,
             "held": student.what,
+            "pairs": [[p.teacher, p.student] for p in match.pairs] if match else [],
             "training": dataclasses.asdict(found),
             "notes": list(samples.notes),
         }

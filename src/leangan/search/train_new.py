@@ -152,7 +152,7 @@ def train_gan(
     facts = {
         "model": spec, "teacher": None, "data": str(data), "task": family.task,
         "settings": {**asked, **settings.to_json()}, "before": {}, "after": {},
-        "judged_on": "", "macs": count_macs(made), "params": made.params, "held": {},
+        "judged_on": "", "macs": count_macs(made), "params": made.params, "held": {}, "pairs": [],
         "training": dataclasses.asdict(found),
         "notes": [f"{len(pictures.real)} pictures to learn from"], "warnings": [],
     }  # fmt: skip

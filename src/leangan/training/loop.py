@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from leangan.errors import LeanganError
 from leangan.training import processes
 from leangan.training.examples import Batch
+from leangan.training.features import FeatureMatch
 from leangan.training.losses import Objective
 from leangan.training.run import RunFolder
 from leangan.training.settings import TrainSettings
@@ -88,6 +89,7 @@ def train(
     run: RunFolder,
     *,
     penalty: Callable[[Any], Tensor] | None = None,
+    features: FeatureMatch | None = None,
     adversary: Adversary | None = None,
     hooks: Sequence[Hook] = (),
     show: Callable[[nn.Module, int], None] | None = None,
@@ -105,6 +107,8 @@ def train(
         settings: of the run. `precision` is settled, not "auto".
         run: its folder.
         penalty: added to the losses, of the student's weights alone.
+        features: compares feature maps that the student puts out behind its outputs; what it
+            has to train learns along.
         adversary: a discriminator that learns beside.
         hooks: called after each step.
         show: called as show(student, step) now and then, to draw samples.
@@ -115,7 +119,8 @@ def train(
     """
     torch.manual_seed(settings.seed)
     fabric = _fabric(settings)
-    trained = [p for p in student.parameters() if p.requires_grad]
+    modules = [student] if features is None else [student, features]
+    trained = [p for m in modules for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, settings.lr, (settings.beta, 0.99), fused=True)
     model, optimizer = fabric.setup(student, optimizer)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None
@@ -129,6 +134,7 @@ def train(
             "optimizer": optimizer.state_dict(), "average": average,
             "adversary": adversary.state_dict() if adversary else None,
             "hooks": [vars(hook) for hook in hooks],
+            "features": features.state_dict() if features is not None else None,
         }  # fmt: skip
 
     def restore(state: dict[str, Any]) -> None:
@@ -138,6 +144,8 @@ def train(
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
+        if features is not None:
+            features.load_state_dict(state["features"])
         if adversary:
             adversary.load_state_dict(state["adversary"])
         for hook, facts in zip(hooks, state["hooks"], strict=True):
@@ -162,10 +170,12 @@ def train(
         batch = _to(fabric, examples.at(step, settings.batch, settings.seed, place))
 
         began = time.monotonic()
-        made = model(*batch.inputs)[0]
+        made, *more = model(*batch.inputs)
         terms = objective(made, batch.wanted) if objective else {}
         if penalty:
             terms["penalty"] = penalty(student)
+        if features is not None:
+            terms["features"] = features(more, batch.inputs)
         if adversary:
             terms |= adversary.terms(made, batch)
         loss = torch.stack(list(terms.values())).sum()
