@@ -6,8 +6,9 @@ from torch import nn
 
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
+from leangan.graph.doors import DOOR_REWRITES
 from leangan.search.candidate import Candidate
-from leangan.search.pipeline import _rewrites_that_pay
+from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
 
 PHASES, SHUFFLE = "transposed-as-phases", "transposed-as-shuffle"
 
@@ -27,6 +28,11 @@ class Lab:
 
     def faster(self, new, old):
         return self.times[self.rewrites(old)] / self.times[self.rewrites(new)]
+
+    def faster_form(self, new, old):
+        names = [self.rewrites(c) for c in (new, old)]
+        assert all(n[-1] == "quantize_linear" for n in names)
+        return self.times[names[1]] / self.times[names[0]]
 
     def rewrites(self, candidate):
         return tuple(step.name for step in candidate.generator.history)
@@ -52,7 +58,7 @@ def plain(*layers):
 def test_the_faster_alternative_is_kept(phases, shuffle, kept):
     lab = Lab({(): 10.0, (PHASES,): phases, (SHUFFLE,): shuffle})
     start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1))
-    generator = _rewrites_that_pay(lab, start).generator
+    generator = rewrites_that_pay(lab, start).generator
     assert tuple(step.name for step in generator.history) == kept
     assert lab.tried == [(PHASES,), (SHUFFLE,)]
 
@@ -62,6 +68,18 @@ def test_what_the_first_alternative_leaves_goes_to_the_second():
     lab = Lab({(): 10.0, (PHASES,): 8.0, both: 6.0, (SHUFFLE,): 7.0})
     # The output of kernel 3, stride 2 is no multiple of 2.
     start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1), nn.ConvTranspose2d(2, 2, 3, 2))
-    generator = _rewrites_that_pay(lab, start).generator
+    generator = rewrites_that_pay(lab, start).generator
     assert tuple(step.name for step in generator.history) == both
     assert lab.tried == [(PHASES,), both, (SHUFFLE,)]
+
+
+@pytest.mark.parametrize(("slow", "kept"), [(12.0, ()), (9.0, (PHASES,))])
+def test_a_rewrite_that_costs_time_in_8_bits_is_taken_back_there(slow, kept):
+    done = ("quantize_linear",)
+    lab = Lab({done: 10.0, (PHASES, *done): slow})
+    lab.candidates = []
+    start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1))
+    best = Candidate("best", "openvino", "fp32", DOOR_REWRITES[PHASES](start.generator))
+    base = base_for_8_bits(lab, start.generator, best)
+    assert lab.rewrites(base) == kept
+    assert (base is best) == bool(kept)

@@ -13,7 +13,7 @@ from leangan import runtimes, sources, tasks
 from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers
-from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES
+from leangan.graph.doors import DOOR_REWRITES
 from leangan.report.words import conditions
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
@@ -24,6 +24,7 @@ from leangan.search.mixed import WORD, Asked, Times, attempt_mixed
 from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
+from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
 from leangan.search.train import finetune
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
@@ -35,8 +36,6 @@ from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import FLOAT
 from leangan.training.settings import TrainSettings
 
-_HELPS = 1.02
-"""A rewrite that makes things less than 2% faster is noise, and is left out."""
 _DEFAULT_TARGET_DB = 40.0
 
 
@@ -173,11 +172,14 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
             title = f"{name} {precision}"
             plain[name] = lab.attempt(Candidate(title, name, precision, generator, plain=True))
     if "openvino" in plain:
-        plain["openvino"] = _rewrites_that_pay(lab, plain["openvino"])
+        plain["openvino"] = rewrites_that_pay(lab, plain["openvino"])
         generator = plain["openvino"].generator
     where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
     if not where or not quantizable(generator.module()):
         return _Found({}, {})  # float forms are enough
+    if "openvino" in where and "openvino" in plain:
+        plain["openvino"] = base_for_8_bits(lab, search.generator, plain["openvino"])
+        generator = plain["openvino"].generator
     calibration = _calibrated(search, generator)
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
@@ -208,28 +210,6 @@ def _calibrated(
         names=[sample.name for sample in used],
         progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
     )
-
-
-def _rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
-    """Exact rewrites, each kept only if the runtime is measurably faster with it."""
-    best, kept = plain, tuple[str, ...]()
-    bases = {}
-    for name, rewrite in DOOR_REWRITES.items():
-        lab.progress(f"Rewriting: {name}")
-        bases[name] = best, kept
-        tried = [bases[name]]
-        if ALTERNATIVES.get(name) in kept:
-            tried.append(bases[ALTERNATIVES[name]])
-        for base, before in tried:
-            made = rewrite(base.generator)
-            if made is base.generator:
-                continue
-            names = (*before, name)
-            title = f"{plain.runtime} {plain.precision} + {', '.join(names)}"
-            candidate = lab.attempt(Candidate(title, plain.runtime, plain.precision, made))
-            if lab.faster(candidate, best) >= _HELPS:
-                best, kept = candidate, names
-    return best
 
 
 def _macs(generator: Generator) -> dict[str, int]:
