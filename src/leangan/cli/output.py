@@ -27,6 +27,9 @@ def answer(as_json: bool) -> Iterator[Say]:
     With `as_json`, everything that anybody (a library written in C++ included) prints meanwhile
     goes to stderr, so that stdout holds the JSON value and nothing else.
     """
+    if os.environ.get("RANK", "0") != "0":  # one of several processes that train together
+        yield lambda data, *renderables: None
+        return
     if not as_json:
 
         def say(data: Any, *renderables: RenderableType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class Report(Protocol):
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show progress until the block ends; with -q nothing is shown."""
-    if SETTINGS.verbosity < 0:
+    if SETTINGS.verbosity < 0 or os.environ.get("RANK", "0") != "0":
         yield lambda message, done=None, total=None: None
     elif sys.stderr.isatty() and SETTINGS.verbosity == 0:
         with _living_line() as report:

@@ -66,6 +66,25 @@ class TaskCase:
             output = generator.outputs(*sample.inputs)[0]
             assert sample.truth is None or sample.truth.shape == output.shape
 
+    def test_examples_can_be_trained_on(
+        self, task: Task, generator: Generator, source: Path | None
+    ) -> None:
+        """All of one shape, by the seed alone, and none of a file that is judged on."""
+        held = [s.name for s in task.data(generator, source, limit=6).held_out]
+
+        def first(seed: int) -> list[Sample]:
+            stream = task.examples(generator, source, seed=seed, without=held)
+            return [next(stream) for _ in range(8)]
+
+        samples = first(0)
+        check_inputs(generator, samples)
+        assert len({tuple(x.shape for x in s.inputs) for s in samples}) == 1
+        assert source is None or not {s.name for s in samples} & set(held)
+        for a, b in zip(samples, first(0), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
+        others = zip(samples, first(1), strict=True)
+        assert not all(torch.equal(a.inputs[0], b.inputs[0]) for a, b in others)
+
     def test_two_thirds_calibrate(
         self, task: Task, generator: Generator, source: Path | None
     ) -> None:
