@@ -1,0 +1,127 @@
+"""The game: each side's loss, a discriminator that learns, and a GAN from nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import leangan as lg
+from leangan.errors import UsageError
+from leangan.measure.frechet import enough, frechet
+from leangan.search.train_new import train_gan
+from leangan.training.adversary import Discriminator
+from leangan.training.discriminators import SpectralDiscriminator
+from leangan.training.examples import Batch
+from leangan.training.losses.adversarial import GAMES, r1
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_each_side_wants_what_it_should(name):
+    game = GAMES[name]
+    good, bad = torch.full((4, 1), 3.0), torch.full((4, 1), -3.0)
+    if name == "lsgan":  # it wants 1 and 0
+        good, bad = torch.ones(4, 1), torch.zeros(4, 1)
+    assert float(game.judge(good, bad)) < float(game.judge(bad, good))
+    assert float(game.maker(good)) < float(game.maker(bad))
+
+
+def test_the_slope_is_that_of_the_scores():
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 1)
+    expected = float(linear.weight.square().sum()) / 2
+    assert float(r1(linear, torch.randn(7, 5))) == pytest.approx(expected, rel=1e-5)
+
+
+def batch(seed):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(16, 1, 16, 16, generator=rng) * 0.2 + 0.8
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_discriminator_learns_and_waits_when_it_wins(game):
+    torch.manual_seed(0)
+    judge = Discriminator(SpectralDiscriminator(1, 16, 8), game=game, lr=5e-3)
+    waited = []
+    for step in range(150):
+        real, made = batch(step), -batch(step + 999)
+        told = judge.learn(made, Batch((), real), step / 150)
+        waited.append(judge.waited)
+    assert judge.network(batch(5000)).mean() > judge.network(-batch(5001)).mean()
+    if game != "lsgan":  # its scores are around a half, not around zero
+        assert told["discriminator_right"] > 0.9
+        assert waited[-1] > 0
+    terms = judge.terms(-batch(1).requires_grad_(), Batch((), batch(2)))
+    terms["adversarial"].backward()
+    assert all(p.grad is None or not p.requires_grad for p in judge.network.parameters())
+
+
+def test_a_checkpoint_holds_all_of_it():
+    torch.manual_seed(0)
+    one = Discriminator(SpectralDiscriminator(1, 16, 8))
+    for step in range(3):
+        one.learn(-batch(step), Batch((), batch(step + 9)), 0.0)
+    other = Discriminator(SpectralDiscriminator(1, 16, 8))
+    other.load_state_dict(one.state_dict())
+    for judge in (one, other):
+        judge.network.eval()
+    assert torch.equal(one.network(batch(1)), other.network(batch(1)))
+    assert (one.step, one.right) == (other.step, other.right)
+
+
+def test_there_is_no_other_game():
+    with pytest.raises(UsageError, match="choose from"):
+        Discriminator(SpectralDiscriminator(1, 16), game="chess")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    rng = np.random.default_rng(0)
+    for number in range(70):
+        picture = np.zeros((16, 16), np.uint8)
+        x, y = rng.integers(2, 10, 2)
+        picture[y : y + 4, x : x + 4] = 255
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_gan_from_nothing_is_a_generator_like_any_other(digits, tmp_path):
+    settings = lg.TrainSettings(steps=12, batch=16, lr=1e-3, beta=0.5, ema=0.5)
+    found = train_gan(digits, tmp_path / "run", settings=settings, width=8, threads=1)
+    opened = lg.load(tmp_path / "run" / "generator.pt2")
+    assert opened.task == "synthesis"
+    assert [p.kind for p in opened.signature.inputs] == ["latent"]
+    assert opened.signature.outputs[0].shape[1:] == (1, 16, 16)
+    assert torch.equal(opened(*opened.example()), found.generator(*opened.example()))
+    assert (tmp_path / "run" / "samples" / "step-000012.png").exists()
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["training"]["steps"] == 12
+    pruned = lg.prune_channels(opened, macs=0.5)
+    assert pruned.params < opened.params
+
+
+def test_what_cannot_be_trained_from_nothing_is_said(digits, tmp_path):
+    settings = lg.TrainSettings(steps=1)
+    with pytest.raises(UsageError, match="noise"):
+        train_gan(digits, tmp_path / "a", spec="srvgg", settings=settings)
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.new("L", (16, 16)).save(few / "one.png")
+    with pytest.raises(UsageError, match="many more"):
+        train_gan(few, tmp_path / "b", settings=settings)
+
+
+def test_the_distance_of_gaussians_is_known():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4000, 6))
+    assert frechet(a, a) == pytest.approx(0, abs=1e-8)
+    assert frechet(a, a + 2.0) == pytest.approx(24, rel=1e-6)
+    # Of standard deviations 1 and 3 without correlation: (3 - 1)^2 a dimension.
+    assert frechet(a, 3 * a) == pytest.approx(4 * 6, rel=0.05)
+    assert enough(12, 6)
+    assert not enough(11, 6)
