@@ -59,7 +59,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
         return Candidate("8 bits", best.runtime, precision, rough)
 
     chosen = kept
-    for name in kept:
+    for name in reversed(kept):  # what was built on comes after what builds on it
         lab.progress(f"Taking back in 8 bits: {name}")
         fewer = tuple(n for n in chosen if n != name)
         if lab.faster_form(form(fewer), form(chosen)) >= _HELPS:

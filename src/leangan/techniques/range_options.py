@@ -117,10 +117,11 @@ def _ranges(scheme: Scheme, seen: RangeObserver, factors: Tensor | None) -> dict
     tightest = seen.mse(256, factors)
     if scheme.range == "mse":
         return {"mse": tightest}
+    most = seen.percentile(factors)
     if factors is not None:
-        return {"minmax": widest, "mse": tightest}
+        return {"minmax": widest, "percentile": most, "mse": tightest}
     between = -math.sqrt(widest[0] * tightest[0]), math.sqrt(widest[1] * tightest[1])
-    return {"minmax": widest, "between": between, "mse": tightest}
+    return {"minmax": widest, "between": between, "percentile": most, "mse": tightest}
 
 
 def _with_grid(
