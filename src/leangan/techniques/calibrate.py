@@ -42,12 +42,12 @@ def calibrate(
     """Run real inputs through the float generator and choose every layer's numbers.
 
     An input that comes straight from a port of known range is covered whole, so that white stays
-    white even if no calibration picture was bright. For the others the widest range, the one with
-    the least squared error and one between them are tried, with input channels as they are and
-    scaled to like ranges, and what the generator's *output* suffers least from is taken: a
-    super-resolution network wants its outliers clipped (46 dB against 40), a network with instance
-    normalization lives on them (42 dB against 29). Taking the mean rounding error off the bias is
-    tried in the same way.
+    white even if no calibration picture was bright. For the others the widest range, a high
+    percentile, the one with the least squared error and one between are tried, with input channels
+    as they are and scaled to like ranges, and what the generator's *output* suffers least from is
+    taken: a super-resolution network wants its outliers clipped (46 dB against 40), a network with
+    instance normalization lives on them (42 dB against 29). Taking the mean rounding error off the
+    bias is tried in the same way.
 
     Args:
         generator: float.
