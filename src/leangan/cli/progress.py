@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -37,14 +38,22 @@ def progress() -> Iterator[Report]:
         yield _plain_lines()
 
 
+_AGAIN = 30.0
+"""Seconds until a log is told again what still goes on, with its numbers as they are then."""
+
+
 def _plain_lines() -> Report:
-    last = ""
+    last, stage, told = "", "", 0.0
 
     def report(message: str, done: int | None = None, total: int | None = None) -> None:
-        nonlocal last
+        nonlocal last, stage, told
         # A log wants one line per stage; the count within a stage is for -v.
         line = f"{message} ({done}/{total})" if SETTINGS.verbosity > 0 and total else message
+        same, stage = stage == message.partition(":")[0], message.partition(":")[0]
+        if same and ":" in message and time.monotonic() - told < _AGAIN and not SETTINGS.verbosity:
+            return
         if line != last:
+            told = time.monotonic()
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
             last = line

@@ -47,6 +47,8 @@ _MOST_BYTES = 1 << 30
 _TEACHING = 0.15
 """Share of a run's time that the teacher may take to prepare examples."""
 _SHOWN = 4
+_EXACT_DB = {"finetune": 50.0, "distill": 35.0}
+"""How exact the teacher's form must be: a student of another kind stays far below that."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def _teach(
         student = Student(generator, prunable=zeros is not None)
         scaled = _training_size(original, lesson.size)
         settings, examples = _prepare(
-            run, student, original, scaled, task, samples, folder, settings, say
+            run, student, lesson, scaled, task, samples, folder, settings, say
         )
     match = None
     for kind, weight in (features or {}).items():
@@ -309,7 +311,7 @@ _COMPRESSING = ("prune_channels", "prune_weights", "quantize_linear", "quantize_
 def _prepare(
     run: RunFolder,
     student: Student,
-    original: Generator,
+    lesson: _Lesson,
     scaled: Generator,
     task: Task,
     samples: Data,
@@ -331,7 +333,8 @@ def _prepare(
         run.write("settled.json", settled)
     settings = dataclasses.replace(settings, precision=settled["precision"])
     began = time.monotonic()
-    with open_teacher(original, torch.get_num_threads()) as (form, teach):
+    exact = _EXACT_DB[lesson.name]
+    with open_teacher(lesson.original, torch.get_num_threads(), exact) as (form, teach):
         if "examples" not in settled:
             probe = next(stream)
             at = time.monotonic()

@@ -6,7 +6,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,6 +118,7 @@ def train(
     Raises:
         LeanganError: the loss diverges again and again.
     """
+    say = progress or (lambda message, done=None, total=None: None)
     torch.manual_seed(settings.seed)
     fabric = _fabric(settings)
     modules = [student] if features is None else [student, features]
@@ -124,119 +126,196 @@ def train(
     optimizer = torch.optim.Adam(trained, settings.lr, (settings.beta, 0.99), fused=True)
     model, optimizer = fabric.setup(student, optimizer)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None
-    watch = Watch()
-    step, before, rollbacks, damping, computing = 0, 0.0, 0, 1.0, 0.0
-
-    def everything(elapsed: float) -> dict[str, Any]:
-        return {
-            "step": step, "seconds": elapsed, "computing": computing, "damping": damping,
-            "rollbacks": rollbacks, "watch": watch.to_json(), "student": student.state_dict(),
-            "optimizer": optimizer.state_dict(), "average": average,
-            "adversary": adversary.state_dict() if adversary else None,
-            "hooks": [vars(hook) for hook in hooks],
-            "features": features.state_dict() if features is not None else None,
-        }  # fmt: skip
-
-    def restore(state: dict[str, Any]) -> None:
-        nonlocal step, before, damping, rollbacks, average, watch, computing
-        step, before, computing = state["step"], state["seconds"], state["computing"]
-        damping, rollbacks, watch = state["damping"], state["rollbacks"], Watch(**state["watch"])
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = state["average"]
-        if features is not None:
-            features.load_state_dict(state["features"])
-        if adversary:
-            adversary.load_state_dict(state["adversary"])
-        for hook, facts in zip(hooks, state["hooks"], strict=True):
-            vars(hook).update(facts)
-
-    if (state := run.load()) is not None:
-        restore(state)
-        run.forget_after(step)
+    at, watch = Position(), Watch()
+    kept = _Kept(at, watch, student, optimizer, average, features, adversary, hooks)
+    state = run.load()
+    if state is None:
+        run.save(kept.state())
     else:
-        run.save(everything(0.0))
+        kept.restore(state)
+        run.forget_after(at.step)
     fabric.barrier()
-    start = saved = logged = shown = time.monotonic()
-    while True:
-        elapsed = before + time.monotonic() - start
-        share = step / settings.steps if settings.steps else elapsed / (settings.seconds or 1)
-        share = _agreed(fabric, share)
-        if share >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * damping * _rate(share, settings.warmup)
-        place = slice(fabric.global_rank, None, fabric.world_size)
-        batch = _to(fabric, examples.at(step, settings.batch, settings.seed, place))
+    clock = _Clock(at.seconds)
+    place = slice(fabric.global_rank, None, fabric.world_size)
+    try:
+        while (share := _share(fabric, at.step, clock.seconds(), settings)) < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * at.damping * _rate(share, settings.warmup)
+            batch = _to(fabric, examples.at(at.step, settings.batch, settings.seed, place))
 
-        began = time.monotonic()
-        made, *more = model(*batch.inputs)
-        terms = objective(made, batch.wanted) if objective else {}
-        if penalty:
-            terms["penalty"] = penalty(student)
-        if features is not None:
-            terms["features"] = features(more, batch.inputs)
-        if adversary:
-            terms |= adversary.terms(made, batch)
-        loss = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        computing += time.monotonic() - began
+            with clock.computing():
+                made, *more = model(*batch.inputs)
+                terms = objective(made, batch.wanted) if objective else {}
+                if penalty:
+                    terms["penalty"] = penalty(student)
+                if features is not None:
+                    terms["features"] = features(more, batch.inputs)
+                if adversary:
+                    terms |= adversary.terms(made, batch)
+                optimizer.zero_grad()
+                fabric.backward(torch.stack(list(terms.values())).sum())
 
-        wrong = watch.see({name: float(term.detach()) for name, term in terms.items()})
-        if wrong:
-            if rollbacks == _ROLLBACKS:
-                raise LeanganError(
-                    f"Training diverged at step {step}: {wrong}, again after {rollbacks} returns "
-                    "to an earlier checkpoint at half the rate. Take a smaller --lr."
-                )
-            last = run.load()
-            assert last is not None
-            count, damped = rollbacks + 1, damping / 2
-            restore(last)
-            rollbacks, damping = count, damped
-            before, start = elapsed, time.monotonic()  # lost time is lost
-            run.save(everything(before))
-            if progress:
-                progress(f"Diverged: {wrong}; back to step {step}, at half the rate")
-            continue
-        fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
-        optimizer.step()
-        told: dict[str, float] = {}
-        if adversary:
-            began = time.monotonic()
-            told = adversary.learn(made.detach(), batch, share)
-            computing += time.monotonic() - began
-        for hook in hooks:
-            hook.after_step(student, share)
-        if average is not None:
-            _follow(average, student.state_dict(), settings.ema)
-        step += 1
+            wrong = watch.see({name: float(term.detach()) for name, term in terms.items()})
+            if wrong:
+                _go_back(kept, run, wrong)
+                say(f"Diverged: {wrong}; back to step {at.step}, at half the rate")
+                continue
+            fabric.clip_gradients(
+                model, optimizer, max_norm=settings.clip, error_if_nonfinite=False
+            )
+            optimizer.step()
+            told: dict[str, float] = {}
+            if adversary:
+                with clock.computing():
+                    told = adversary.learn(made.detach(), batch, share)
+            for hook in hooks:
+                hook.after_step(student, share)
+            if average is not None:
+                _follow(average, student.state_dict(), settings.ema)
+            at.step += 1
+            at.seconds, at.computed = clock.seconds(), at.computed + clock.take_computed()
 
-        now = time.monotonic()
-        elapsed = before + now - start
-        if not processes.is_first():
-            continue
-        if now - logged > _LOG_EVERY:
-            facts = {**watch.parts, **told, "lr": optimizer.param_groups[0]["lr"],
-                     "steps_per_second": step / max(elapsed, 1e-9)}  # fmt: skip
-            run.log(step, facts)
-            logged = now
-            if progress:
-                progress(_words(watch, share, elapsed), round(share * 1000), 1000)
-        if now - saved > settings.save_every:
-            run.save(everything(elapsed))
-            saved = now
-        if show and now - shown > settings.show_every:
-            show(student, step)
-            shown = time.monotonic()
-            start += shown - now  # drawing is no training
-    elapsed = before + time.monotonic() - start
+            if processes.is_first():
+                if clock.due("log", _LOG_EVERY):
+                    rate = optimizer.param_groups[0]["lr"]
+                    run.log(at.step, {**watch.parts, **told, "lr": rate, "seconds": at.seconds})
+                    say(_words(watch, share, at.seconds), round(share * 1000), 1000)
+                if clock.due("save", settings.save_every):
+                    run.save(kept.state())
+                if show and clock.due("show", settings.show_every):
+                    with clock.stopped():
+                        show(student, at.step)
+    except KeyboardInterrupt:
+        run.save(kept.state())
+        say(f"Interrupted at step {at.step}: the same command with --resume goes on from there")
+        raise
     if average is not None:
         student.load_state_dict(average)
     run.close()
-    share_computing = computing / max(elapsed, 1e-9)
-    return Trained(step, elapsed, min(1.0, share_computing), dict(watch.parts), rollbacks)
+    share_computing = min(1.0, at.computed / max(at.seconds, 1e-9))
+    return Trained(at.step, at.seconds, share_computing, dict(watch.parts), at.rollbacks)
+
+
+@dataclass
+class Position:
+    """How far a run is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Of training."""
+    computed: float = 0.0
+    """Seconds of these inside forward and backward passes."""
+    damping: float = 1.0
+    """What the rate is multiplied by, after divergence."""
+    rollbacks: int = 0
+
+
+@dataclass
+class _Kept:
+    """All that a checkpoint holds."""
+
+    at: Position
+    watch: Watch
+    student: nn.Module
+    optimizer: Any
+    average: dict[str, Tensor] | None
+    features: FeatureMatch | None
+    adversary: Adversary | None
+    hooks: Sequence[Hook]
+
+    def state(self) -> dict[str, Any]:
+        """Raw tensors and plain values."""
+        return {
+            "at": vars(self.at),
+            "watch": self.watch.to_json(),
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "features": self.features.state_dict() if self.features is not None else None,
+            "adversary": self.adversary.state_dict() if self.adversary else None,
+            "hooks": [vars(hook) for hook in self.hooks],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As it was when `state` was taken."""
+        vars(self.at).update(state["at"])
+        vars(self.watch).update(state["watch"], parts={})
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            for name, value in state["average"].items():
+                self.average[name].copy_(value)
+        if self.features is not None:
+            self.features.load_state_dict(state["features"])
+        if self.adversary:
+            self.adversary.load_state_dict(state["adversary"])
+        for hook, facts in zip(self.hooks, state["hooks"], strict=True):
+            vars(hook).update(facts)
+
+
+def _go_back(kept: _Kept, run: RunFolder, wrong: str) -> None:
+    """To the last checkpoint, at half the rate; time that was lost is lost."""
+    at = kept.at
+    step, seconds, count, damping = at.step, at.seconds, at.rollbacks, at.damping
+    if count == _ROLLBACKS:
+        raise LeanganError(
+            f"Training diverged at step {step}: {wrong}, again after {count} returns to an "
+            "earlier checkpoint at half the rate. Take a smaller --lr."
+        )
+    last = run.load()
+    assert last is not None
+    kept.restore(last)
+    at.seconds, at.rollbacks, at.damping = seconds, count + 1, damping / 2
+    run.save(kept.state())
+
+
+class _Clock:
+    """Seconds of a run over all its parts, what of them was computing, and what is due."""
+
+    def __init__(self, before: float) -> None:
+        """Go on from `before` seconds."""
+        self._start = time.monotonic() - before
+        self._computed = 0.0
+        self._last: dict[str, float] = {}
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the block as computing."""
+        began = time.monotonic()
+        yield
+        self._computed += time.monotonic() - began
+
+    def take_computed(self) -> float:
+        """Seconds of computing since this was asked last."""
+        taken, self._computed = self._computed, 0.0
+        return taken
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count the block."""
+        began = time.monotonic()
+        yield
+        self._start += time.monotonic() - began
+
+    def due(self, what: str, every: float) -> bool:
+        """Whether `every` seconds have passed since this was true, or since the start."""
+        now = time.monotonic()
+        if now - self._last.setdefault(what, now) < every:
+            return False
+        self._last[what] = now
+        return True
+
+
+def _share(fabric: Fabric, step: int, seconds: float, settings: TrainSettings) -> float:
+    """The share of the run that is over; the clock of the first process counts for all."""
+    if settings.steps:
+        return step / settings.steps
+    share = seconds / (settings.seconds or 1)
+    return float(fabric.broadcast(share)) if fabric.world_size > 1 else share
 
 
 def _fabric(settings: TrainSettings) -> Fabric:
@@ -259,11 +338,6 @@ def _rate(share: float, warmup: float) -> float:
     if share < warmup:
         return share / warmup
     return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
-
-
-def _agreed(fabric: Fabric, share: float) -> float:
-    """The clock of the first process counts for all."""
-    return float(fabric.broadcast(share)) if fabric.world_size > 1 else share
 
 
 def _to(fabric: Fabric, batch: Batch) -> Batch:

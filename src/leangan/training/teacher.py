@@ -17,19 +17,19 @@ from leangan.generator import Generator
 from leangan.measure.signal import snr
 from leangan.training.examples import Run
 
-_EXACT_DB = 50.0
-"""Signal to error ratio from which on a form is as good as the original to learn from."""
 _FORMS = (("openvino", "bf16"), ("openvino", "fp32"))
 """Fastest first; PyTorch itself where none of them is there or exact."""
 
 
 @contextlib.contextmanager
-def teacher(generator: Generator, threads: int) -> Iterator[tuple[str, Run]]:
+def teacher(generator: Generator, threads: int, exact_db: float) -> Iterator[tuple[str, Run]]:
     """Open the teacher: its form in words, and a function from inputs to its first output.
 
     Args:
         generator: any.
         threads: to run on.
+        exact_db: signal to error ratio from which on a form is as good as the original to learn
+            from: well above what the student will reach.
     """
     inputs = generator.example(seed=1)
     wanted = generator.outputs(*inputs)[0]
@@ -46,7 +46,7 @@ def teacher(generator: Generator, threads: int) -> Iterator[tuple[str, Run]]:
                 def run(x: tuple[Tensor, ...], session: runtimes.Session = session) -> Tensor:
                     return torch.from_numpy(np.array(session.run([t.numpy() for t in x])[0]))
 
-                exact = snr(wanted, run(inputs)) >= _EXACT_DB
+                exact = snr(wanted, run(inputs)) >= exact_db
             except LeanganError:
                 continue  # a form that cannot be built: the next
             if exact:
