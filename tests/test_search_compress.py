@@ -234,6 +234,28 @@ def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(plain, patch, photos,
     assert "plan.yaml" not in written(tmp_path)
 
 
+def test_prune_code_and_train_is_one_recipe(patch, net, photos, tmp_path):
+    recipe = tmp_path / "deep.yaml"
+    recipe.write_text(
+        "schema: 1\nruntime: openvino\nprecision: fp32\nprune: {weights: 0.5}\ncodebook: 4\n"
+        "finetune: {steps: 20, batch: 4, lr: 2e-3, precision: fp32, examples: 32}\n"
+    )
+    out = tmp_path / "out"
+    compress(net, photos, out, recipe=recipe, keep="psnr>=15")
+    made = lg.load(out / "generator.pt2")
+    names = [step.name for step in made.history]
+    assert names == ["prune_weights", "finetune", "quantize_codebook", "finetune"]
+    weights = [w for w in made.program.state_dict.values() if w.dim() == 4]
+    assert all(len(w.unique()) <= 16 * len(w) for w in weights)
+    assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
+    again = read_recipe(out / "recipe.yaml")
+    assert (again.codebook, again.finetune["steps"]) == (4, 20)
+    # A second time nothing is trained anew, and the result is the same.
+    compress(net, photos, out, recipe=recipe, keep="psnr>=15")
+    repeated = lg.load(out / "generator.pt2").program.state_dict
+    assert all(torch.equal(w, repeated[n]) for n, w in made.program.state_dict.items())
+
+
 def test_nothing_reaches_the_floor_and_the_best_is_written(repeated):
     report, out = repeated
     assert report.delivered is None

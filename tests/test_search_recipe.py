@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 
 from leangan.errors import UsageError
+from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe, read, write
 
 MIXED = {"head": "float", "tail.0": "w8a16"}
 FULL = Recipe("openvino", "int8+bf16", ("sink-shuffle",), True, MIXED, 7, 24)
 
 
-@pytest.mark.parametrize("recipe", [FULL, Recipe("onnxruntime", "fp32")])
+DEEP = Recipe(
+    "openvino", "fp32", prune=PrunePlan(weights=0.5), codebook=4, finetune={"steps": 9, "lr": 3e-4}
+)
+
+
+@pytest.mark.parametrize("recipe", [FULL, Recipe("onnxruntime", "fp32"), DEEP])
 def test_what_is_written_is_read(tmp_path, recipe):
     assert read(write(recipe, tmp_path / "recipe.yaml")) == recipe
 
@@ -48,6 +54,11 @@ BASE = "schema: 1\nruntime: openvino\nprecision: bf16\n"
         (BASE + "keep_float: head\n", "'keep_float' must be a list of names"),
         (BASE + "layers: [head]\n", "'layers' must say precisions by name"),
         (BASE + "layers: {head: int8}\n", "'layers': head: 'int8' is no precision"),
+        (BASE + "codebook: 9\n", "'codebook' is a number of bits"),
+        (BASE + "codebook: 4\nquantize: true\n", "'quantize' must be false"),
+        (BASE + "finetune: 5\n", "'finetune' must hold settings"),
+        (BASE + "finetune: {lr: 1e-4}\n", "'finetune': .*either steps or time"),
+        (BASE + "finetune: {steps: 9, rate: 1}\n", "'finetune': .*rate"),
         (BASE + "rewrites: [1]\n", "'rewrites' must be a list of names"),
         (BASE + "rewrites: [sink]\n", "no rewrite 'sink'; there are .*sink-shuffle"),
         (BASE + "seed: one\n", "'seed' must be a whole number"),
@@ -82,3 +93,9 @@ def test_bytes_that_are_no_text_are_no_recipe(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.yaml cannot be read"):
         read(tmp_path / "none.yaml")
+
+
+def test_a_learning_rate_may_be_written_as_people_do(tmp_path):
+    path = tmp_path / "rate.yaml"
+    path.write_text(BASE + "finetune: {steps: 9, lr: 1e-4}\n")
+    assert read(path).finetune == {"steps": 9, "lr": 1e-4}
