@@ -125,3 +125,36 @@ def test_the_distance_of_gaussians_is_known():
     assert frechet(a, 3 * a) == pytest.approx(4 * 6, rel=0.05)
     assert enough(12, 6)
     assert not enough(11, 6)
+
+
+def test_a_discriminator_from_its_file_judges_while_a_student_learns(digits, tmp_path):
+    from leangan.search.train import Judge
+
+    settings = lg.TrainSettings(steps=8, batch=16, lr=1e-3, beta=0.5)
+    gan = train_gan(digits, tmp_path / "gan", settings=settings, width=8, threads=1).generator
+    few = lg.TrainSettings(steps=10, batch=8, lr=1e-3, precision="fp32", examples=32)
+    judge = Judge(tmp_path / "gan" / "discriminator.pt2", 0.05)
+    found = lg.distill(
+        gan, "narrow:0.6", None, tmp_path / "run", settings=few, judge=judge, threads=1
+    )
+    assert set(found.facts["training"]["losses"]) == {"charbonnier", "adversarial"}
+    assert found.facts["settings"]["judge"]["weight"] == 0.05
+    with pytest.raises(UsageError, match="cannot judge"):
+        lg.finetune(
+            gan, None, tmp_path / "other", settings=few, threads=1,
+            judge=Judge(lg.load(nn.Conv2d(3, 1, 4), example_inputs=torch.rand(1, 3, 9, 9))),
+        )  # fmt: skip
+
+
+def test_a_sigmoid_at_the_end_of_a_discriminator_goes(digits):
+    from task_nets import latent_net
+
+    from leangan.training.discriminators import GraphDiscriminator
+
+    torch.manual_seed(0)
+    scores = nn.Sequential(nn.Conv2d(3, 4, 4, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 7))
+    shape = (1, 3, 16, 16)
+    with_sigmoid = lg.load(nn.Sequential(*scores, nn.Sigmoid()).eval(), example_inputs=[shape])
+    judge = GraphDiscriminator(with_sigmoid, latent_net())
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(judge(x), scores(x))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from leangan.search.train import Judge
     from leangan.training.settings import TrainSettings
 
 PANEL = "Training"
@@ -46,6 +47,13 @@ Loss = Annotated[
         help="charbonnier, l1, l2, ssim, wavelet, perceptual, style, stft.",
     ),
 ]
+JudgeFile = Annotated[
+    str | None,
+    _option("--judge", metavar="MODEL", help="A discriminator that learns beside, from its file."),
+]
+JudgeWeight = Annotated[
+    float, typer.Option("--adversarial", help="Weight of its verdict.", rich_help_panel=PANEL)
+]
 Size = Annotated[
     int | None,
     _option("--crop", min=8, help="Height, width or length of the inputs to train on."),
@@ -71,6 +79,13 @@ def losses(text: str | None) -> dict[str, float] | None:
     from leangan.training.losses import read_losses
 
     return None if text is None else read_losses(text)
+
+
+def judge(source: str | None, weight: float) -> Judge | None:
+    """Of --judge and --adversarial."""
+    from leangan.search.train import Judge
+
+    return None if source is None else Judge(source, weight)
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -28,6 +28,8 @@ from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.preview import panels
 from leangan.training import processes
+from leangan.training.adversary import Discriminator
+from leangan.training.discriminators import GraphDiscriminator
 from leangan.training.examples import Examples, prepare
 from leangan.training.features import FeatureMatch
 from leangan.training.loop import train
@@ -52,6 +54,24 @@ _EXACT_DB = {"finetune": 50.0, "distill": 35.0}
 
 
 @dataclass(frozen=True)
+class Judge:
+    """A discriminator that learns beside a student, from its own file."""
+
+    source: Any
+    """Whatever `leangan.load` takes; of a file with a whole GAN its discriminator."""
+    weight: float = 0.01
+    """Of its verdict beside the other losses."""
+    game: str = "non-saturating"
+    """A name of `training.losses.adversarial.GAMES`."""
+    slope: float = 0.0
+    """Weight of the R1 penalty."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As in a run's settings."""
+        return {**vars(self), "source": _title(self.source, self.source)}
+
+
+@dataclass(frozen=True)
 class Taught:
     """A trained generator, its folder, and what was seen."""
 
@@ -70,6 +90,7 @@ def finetune(
     settings: TrainSettings,
     teacher: Any = None,
     losses: Mapping[str, float] | None = None,
+    judge: Judge | None = None,
     size: int | None = None,
     l1: float = 0.0,
     zeros: float | None = None,
@@ -93,6 +114,7 @@ def finetune(
         teacher: the original; the generator itself, as it is now, when left out.
         losses: weights by name of `training.losses.LOSSES`; what is usual for such an output when
             left out.
+        judge: a discriminator that learns beside, and whose verdict counts too.
         size: height, width or length of the inputs to train on; half of the usual when left out,
             all of it where the network looks at the whole picture.
         l1: weight of the sum of absolute weights, which makes weights prunable.
@@ -129,7 +151,7 @@ def finetune(
         "l1": l1,
         "zeros": zeros,
     }
-    lesson = _Lesson("finetune", original, data, Path(out), settings, losses, size, limit)
+    lesson = _Lesson("finetune", original, data, Path(out), settings, losses, judge, size, limit)
     _set_threads(threads)
     return _teach(
         lesson,
@@ -151,6 +173,7 @@ def distill(
     settings: TrainSettings,
     losses: Mapping[str, float] | None = None,
     features: Mapping[str, float] | None = None,
+    judge: Judge | None = None,
     size: int | None = None,
     limit: int | None = None,
     resume: bool = False,
@@ -169,6 +192,7 @@ def distill(
         losses: see `finetune`.
         features: {"kernels": weight} or {"adapters": weight}, to learn the teacher's feature maps
             as well, see `training.features.FeatureMatch`. The teacher then runs at every step.
+        judge: see `finetune`.
         size: see `finetune`.
         limit: see `finetune`.
         resume: see `finetune`.
@@ -192,7 +216,7 @@ def distill(
         "teacher": _title(teacher, original),
         "features": features,
     }
-    lesson = _Lesson("distill", original, data, Path(out), settings, losses, size, limit)
+    lesson = _Lesson("distill", original, data, Path(out), settings, losses, judge, size, limit)
     start = Path(out) / "student.pt2"
 
     def begin(samples: Data) -> Generator:
@@ -215,8 +239,20 @@ class _Lesson:
     out: Path
     settings: TrainSettings
     losses: Mapping[str, float] | None
+    judge: Judge | None
     size: int | None
     limit: int | None
+
+    def adversary(self) -> Discriminator | None:
+        """The judge, ready to learn."""
+        if self.judge is None:
+            return None
+        source = self.judge.source
+        loaded = source if isinstance(source, Generator) else _load_judge(source)
+        return Discriminator(
+            GraphDiscriminator(loaded, self.original), game=self.judge.game,
+            weight=self.judge.weight, slope=self.judge.slope, lr=self.settings.lr,
+        )  # fmt: skip
 
 
 def _teach(
@@ -243,6 +279,7 @@ def _teach(
         **asked,
         "data": str(lesson.data) if lesson.data is not None else None,
         "losses": losses,
+        "judge": lesson.judge.to_json() if lesson.judge else None,
         "size": lesson.size,
         **settings.to_json(),
     }
@@ -269,6 +306,7 @@ def _teach(
         run,
         penalty=penalty,
         features=match,
+        adversary=lesson.adversary(),
         hooks=[GradualPruning(zeros)] if zeros is not None else (),
         show=_Sheets(run.folder, original, samples.held_out[:_SHOWN]),
         progress=say,
@@ -298,6 +336,13 @@ def _teach(
         made.save(run.folder / "generator.pt2")
     run.write("run.json", facts)
     return Taught(made, run.folder, facts)
+
+
+def _load_judge(source: Any) -> Generator:
+    """The discriminator of a file; a `.pt2` holds one network, whatever it is."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".pt2":
+        return sources.load(source)
+    return sources.load(source, part="discriminator")
 
 
 def _set_threads(threads: int | None) -> None:

@@ -85,7 +85,7 @@ def train_gan(
 
     Args:
         data: a folder of pictures; they are cut to the size that the generator draws.
-        out: the folder of the run; generator.pt2 lies in it in the end.
+        out: the folder of the run; generator.pt2 and discriminator.pt2 lie in it in the end.
         spec: a family of generators that starts from noise, with arguments where wanted, such as
             "dcgan:latent=64,widths=[128,64],channels=1,first=7"; a DCGAN of about the pictures'
             size when left out.
@@ -158,6 +158,12 @@ def train_gan(
     }  # fmt: skip
     say("Writing")
     made.save(run.folder / "generator.pt2")
+    judge.eval().to(memory_format=torch.contiguous_format)
+    verdict = sources.load(
+        judge, example_inputs=[picture.typical], kinds={"picture": "image"},
+        ranges={"picture": picture.range},
+    )  # fmt: skip
+    verdict.save(run.folder / "discriminator.pt2")
     run.write("run.json", facts)
     return Taught(made, run.folder, facts)
 

@@ -1,9 +1,14 @@
-"""Networks that judge pictures while a generator is trained; they are thrown away afterwards."""
+"""Networks that judge what a generator makes while it is trained."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from leangan.errors import UsageError
+from leangan.generator import Generator
+from leangan.graph.operators import aten, is_call
+from leangan.training.student import Student
 
 
 class SpectralDiscriminator(nn.Module):
@@ -33,3 +38,39 @@ class SpectralDiscriminator(nn.Module):
         """Scores (N, 1), higher for what looks real."""
         scores: Tensor = self.layers(picture)
         return scores
+
+
+class GraphDiscriminator(nn.Module):
+    """A discriminator that was trained before, from its own file: raw scores, trainable.
+
+    A sigmoid at its end goes: the losses want scores, not probabilities.
+    """
+
+    def __init__(self, discriminator: Generator, generator: Generator) -> None:
+        """Check that it can judge what `generator` puts out.
+
+        Raises:
+            UsageError: it takes something else, or several things.
+        """
+        super().__init__()
+        port, made = discriminator.signature.inputs[0], generator.signature.outputs[0]
+        sizes = zip(port.shape[1:], made.shape[1:], strict=False)
+        fits = len(port.shape) == len(made.shape) and all(
+            a is None or b is None or a == b for a, b in sizes
+        )
+        if len(discriminator.signature.inputs) != 1 or not fits:
+            raise UsageError(
+                f"{discriminator.name} takes {port.name!r} of shape {port.shape}, and "
+                f"{generator.name} puts out {made.shape}: it cannot judge that."
+            )
+        self.network = Student(discriminator)
+        graph = self.network.graph.graph
+        for node in list(graph.nodes):
+            if is_call(node, aten.sigmoid) and all(u.op == "output" for u in node.users):
+                node.replace_all_uses_with(node.all_input_nodes[0])
+        graph.eliminate_dead_code()
+        self.network.graph.recompile()
+
+    def forward(self, made: Tensor) -> Tensor:
+        """Scores of any shape, higher for what looks real."""
+        return self.network(made)[0]
