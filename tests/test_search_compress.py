@@ -256,6 +256,23 @@ def test_prune_code_and_train_is_one_recipe(patch, net, photos, tmp_path):
     assert all(torch.equal(w, repeated[n]) for n, w in made.program.state_dict.items())
 
 
+@pytest.mark.parametrize(("keep", "pruned"), [("psnr>=20", True), ("psnr>=70", False)])
+def test_with_time_a_trained_form_is_tried_and_can_be_made_again(
+    patch, net, photos, tmp_path, keep, pruned
+):
+    out = tmp_path / "out"
+    report = compress(net, photos, out, keep=keep, on=["openvino"], seconds=6.0)
+    trained = [c for c in report.facts["candidates"] if c["name"].endswith("trained")]
+    assert len(trained) == 1
+    assert ("half the MACs" in trained[0]["name"]) == pruned
+    assert trained[0]["error"] is None
+    assert (out / "training" / "quantized" / "run.json").exists()
+    if report.delivered and report.delivered["name"] == trained[0]["name"]:
+        recipe = read_recipe(out / "recipe.yaml")
+        assert recipe.finetune == {"seconds": 3.0 if pruned else 6.0}
+        assert (recipe.prune is not None) == pruned
+
+
 def test_nothing_reaches_the_floor_and_the_best_is_written(repeated):
     report, out = repeated
     assert report.delivered is None

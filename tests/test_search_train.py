@@ -55,7 +55,10 @@ def test_quality_comes_back_and_the_folder_tells_how(net, folder, tmp_path):
         assert torch.equal(opened.program.state_dict[name], tensor)
     assert json.loads((run / "run.json").read_text())["after"] == found.facts["after"]
     assert json.loads((run / "settings.json").read_text())["steps"] == 30
-    assert {"environment.json", "checkpoint.pt", "examples"} <= set(os.listdir(run))
+    assert {"environment.json", "checkpoint.pt"} <= set(os.listdir(run))
+    assert "examples" not in os.listdir(run)
+    again = lg.finetune(cut, folder / "photos", run, settings=FEW, teacher=net, resume=True)
+    assert again.facts == json.loads((run / "run.json").read_text())
     assert any("teacher" in message for message in messages)
 
 

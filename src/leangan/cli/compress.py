@@ -58,6 +58,15 @@ def command(
             "--recipe", metavar="FILE", show_default=False, help="Repeat a recipe.yaml exactly."
         ),
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="30m",
+            show_default=False,
+            help="Train as well, for forms that are faster than what needs no training.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that holds other things.")
     ] = False,
@@ -69,6 +78,8 @@ def command(
     runtimes = options.runtime_names(on)
     if recipe is not None and not recipe.is_file():
         raise UsageError(f"There is no recipe {recipe}.")
+    if recipe is not None and time is not None:
+        raise UsageError("A recipe says itself what is trained: leave --time out.")
     _check_out(out, force)
     with answer(json_) as say:
         if dry_run:
@@ -76,7 +87,9 @@ def command(
             say(plan, *(f"{key:<18}{value}" for key, value in _lines(plan)))
             return
         from leangan.search import pipeline
+        from leangan.training.settings import read_time
 
+        seconds = None if time is None else read_time(time)
         with progress() as report_progress:
             report = pipeline.compress(
                 model,
@@ -88,6 +101,7 @@ def command(
                 seed=seed,
                 limit=limit,
                 recipe=recipe,
+                seconds=seconds,
                 command=SETTINGS.command,
                 progress=report_progress,
                 **loading.keywords(),
@@ -123,7 +137,9 @@ def _check_out(out: Path, force: bool) -> None:
     options.check_folder(out)
     if force or not out.is_dir() or not any(out.iterdir()):
         return
-    if not (out / "report.json").is_file():
+    # Of a compression with --time that was cut short.
+    unfinished = {p.name for p in out.iterdir()} == {"training"}
+    if not (out / "report.json").is_file() and not unfinished:
         raise UsageError(
             f"{out} holds other things and no leangan report; choose another folder, "
             "or say --force to write into it."

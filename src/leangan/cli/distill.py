@@ -21,7 +21,7 @@ narrow:0.25 is the teacher itself with its most important channels, at a quarter
 multiply-accumulates. A family's name, with arguments where wanted, begins with random weights:
 shuffle-resnet:width=48,blocks=7. Any other student is whatever leangan loads."""
 
-_USUAL = {"batch": 8, "lr": 1e-3, "ema": 0.999}
+_USUAL = {"batch": 8, "ema": 0.999}
 
 
 @options.with_loading

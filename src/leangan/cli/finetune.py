@@ -21,7 +21,7 @@ Examples:
 What was done to the weights stays done: zeros stay zero, codebooks learn their levels, and what
 computes in 8 bits learns through its rounding. The teacher's output is all that is needed."""
 
-_USUAL = {"batch": 8, "lr": 1e-4}
+_USUAL = {"batch": 8}
 
 
 @options.with_loading

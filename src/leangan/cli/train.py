@@ -21,7 +21,7 @@ Examples:
 A DCGAN and a discriminator with spectral normalization, as references to compress. Sheets of
 samples appear in the folder while it learns."""
 
-_USUAL = {"batch": 64, "lr": 2e-4, "ema": 0.999, "beta": 0.5}
+_USUAL = {"batch": 64, "ema": 0.999, "beta": 0.5}
 
 
 def command(

@@ -31,7 +31,9 @@ Out = Annotated[
 Time = Annotated[str | None, _option("--time", metavar="30m", help="How long to train.")]
 Steps = Annotated[int | None, _option("--steps", min=1, help="Or how many steps.")]
 Batch = Annotated[int | None, _option("--batch", min=1, help="Examples per step; 8.")]
-Rate = Annotated[float | None, _option("--lr", help="The highest learning rate.")]
+Rate = Annotated[
+    float | None, _option("--lr", help="The highest learning rate; by what is trained.")
+]
 Ema = Annotated[
     float | None, _option("--ema", help="Deliver a moving average of the weights: 0.999, say.")
 ]

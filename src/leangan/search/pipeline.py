@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
 from leangan.search.mixed import WORD, Asked, Times, attempt_mixed
 from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
+from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
@@ -51,6 +52,10 @@ class _Search:
     folder: Path | None
     """Where the data lies."""
     out: Path
+    seed: int
+    limit: int | None
+    seconds: float | None = None
+    """To train, where there is time."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class _Found:
     calibration: Calibration
     times: Mapping[str, Times]
     """By runtime."""
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """Of candidates that were trained, by their names."""
 
 
 def compress(
@@ -73,6 +80,7 @@ def compress(
     seed: int = 0,
     limit: int | None = None,
     recipe: Path | None = None,
+    seconds: float | None = None,
     command: str | None = None,
     progress: Progress | None = None,
     **loading: Any,
@@ -91,6 +99,7 @@ def compress(
         seed: of samples and random inputs.
         limit: the most samples; what the network's cost allows, 12 to 48, when left out.
         recipe: a recipe.yaml to follow instead of searching.
+        seconds: to train as well, for forms that are faster than what needs no training.
         command: what the user typed, for the report.
         progress: called as progress(message, done, total).
         loading: keyword arguments of `leangan.load`.
@@ -126,7 +135,9 @@ def compress(
     with Lab(generator, task, samples, workers, say) as lab:
         if keep:
             _check_metrics(keep, lab.original)
-        search = _Search(lab, generator, task, samples, floor, data_path(data), Path(out))
+        search = _Search(
+            lab, generator, task, samples, floor, data_path(data), Path(out), seed, limit, seconds
+        )
         found = _follow(search, followed) if followed else _explore(search, names)
         lab.time()
         return write_result(
@@ -136,7 +147,7 @@ def compress(
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
             calibration=found.calibration,
-            recipe=lambda c: _recipe_of(c, followed, seed, limit),
+            recipe=lambda c: found.recipes.get(c.name) or _recipe_of(c, followed, seed, limit),
             plan=lambda c: _plan_of(c, found, lab.power),
             command=command,
         )
@@ -196,7 +207,10 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         name: attempt_mixed(asked, plain.get(name), name, careful=name != "openvino").times
         for name in where
     }
-    return _Found(calibration, times)
+    recipes = {}
+    if search.seconds and "openvino" in where and "openvino" in plain:
+        recipes = _train(search, plain["openvino"], search.seconds)
+    return _Found(calibration, times, recipes)
 
 
 def _calibrated(
@@ -221,6 +235,14 @@ def _macs(generator: Generator) -> dict[str, int]:
 
 
 def _follow(search: _Search, recipe: Recipe) -> _Found:
+    generator, calibration = _made(search, recipe)
+    name = f"{recipe.runtime} {recipe.precision}"
+    search.lab.attempt(Candidate(name, recipe.runtime, recipe.precision, generator))
+    return _Found(calibration, {})
+
+
+def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
+    """What a recipe makes of the generator, and the numbers of its 8 bits."""
     generator, lab = search.generator, search.lab
     if recipe.prune:
         used = [sample.inputs for sample in search.data.calibration]
@@ -240,12 +262,42 @@ def _follow(search: _Search, recipe: Recipe) -> _Found:
         kept = [name for name in calibration if plan.word(name) == FLOAT]
         generator = quantize(generator, calibration, keep_float=kept)
         generator = _trained(search, recipe, generator, "quantized")
-    lab.attempt(
-        Candidate(
-            f"{recipe.runtime} {recipe.precision}", recipe.runtime, recipe.precision, generator
-        )
+    return generator, calibration
+
+
+def _train(search: _Search, base: Candidate, seconds: float) -> dict[str, Recipe]:
+    """What there is time for: a form with all layers in 8 bits that training makes good enough.
+
+    Where 8 bits alone keep the quality already, half of the channels' work goes first.
+
+    Args:
+        search: has tried everything that needs no training.
+        base: the float candidate with the rewrites that pay in 8 bits.
+        seconds: to train, in all.
+
+    Returns:
+        By the candidate's name, the recipe that made it.
+    """
+    lab = search.lab
+    precision = runtimes.get(base.runtime).precisions(quantized=True)[-1]
+    bold = next((c for c in lab.candidates if c.name == f"{base.runtime} {precision}"), None)
+    enough = bold is not None and all(c.holds(bold.quality) for c in conditions(search.floor)
+                                      if c.metric not in ("speedup", "smaller"))  # fmt: skip
+    steps = {s.name for s in base.generator.history}
+    recipe = Recipe(
+        base.runtime,
+        precision,
+        tuple(n for n in DOOR_REWRITES if n in steps),
+        quantize=True,
+        seed=search.seed,
+        limit=search.limit,
+        prune=PrunePlan(macs=0.5) if enough else None,
+        finetune={"seconds": seconds / 2 if enough else seconds},
     )
-    return _Found(calibration, {})
+    title = f"{base.runtime} {precision}, {'half the MACs, ' if enough else ''}trained"
+    generator, _ = _made(search, recipe)
+    lab.attempt(Candidate(title, base.runtime, precision, generator))
+    return {title: recipe}
 
 
 def _trained(search: _Search, recipe: Recipe, generator: Generator, name: str) -> Generator:

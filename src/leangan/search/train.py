@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -251,7 +253,7 @@ class _Lesson:
         loaded = source if isinstance(source, Generator) else _load_judge(source)
         return Discriminator(
             GraphDiscriminator(loaded, self.original), game=self.judge.game,
-            weight=self.judge.weight, slope=self.judge.slope, lr=self.settings.lr,
+            weight=self.judge.weight, slope=self.judge.slope, lr=self.settings.lr or 2e-4,
         )  # fmt: skip
 
 
@@ -283,12 +285,16 @@ def _teach(
         "size": lesson.size,
         **settings.to_json(),
     }
+    done = _finished(lesson.out, asked) if resume else None
+    if done is not None:
+        return done
     processes.join()
     with processes.first_alone():  # the others find the folder as the first one left it
         run = RunFolder(lesson.out, asked, resume=resume)
         generator = begin(samples)
         _check_ports(generator, original)
         student = Student(generator, prunable=zeros is not None)
+        settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         scaled = _training_size(original, lesson.size)
         settings, examples = _prepare(
             run, student, lesson, scaled, task, samples, folder, settings, say
@@ -335,7 +341,28 @@ def _teach(
     if processes.is_first():
         made.save(run.folder / "generator.pt2")
     run.write("run.json", facts)
+    if processes.is_first():  # the largest part by far, and it can be made again
+        shutil.rmtree(run.folder / "examples", ignore_errors=True)
     return Taught(made, run.folder, facts)
+
+
+def _finished(folder: Path, asked: Mapping[str, Any]) -> Taught | None:
+    """The result of a run that came to its end before; None where it did not."""
+    files = [folder / name for name in ("settings.json", "run.json", "generator.pt2")]
+    if not all(file.exists() for file in files):
+        return None
+    RunFolder(folder, asked, resume=True)  # refuses another run's result
+    facts = json.loads(files[1].read_text(encoding="utf-8"))
+    return Taught(sources.load(files[2]), folder, facts)
+
+
+def _rate(lesson: str, student: Student) -> float:
+    """The rate that served on real generators: the finer what is trained, the smaller."""
+    if lesson == "distill":
+        return 1e-3
+    if student.rounded:
+        return 2e-5
+    return 2e-4 if "codebooks" in student.what else 3e-4
 
 
 def _load_judge(source: Any) -> Generator:

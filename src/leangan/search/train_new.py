@@ -35,6 +35,7 @@ Progress = Callable[..., None]
 _SHEET = 8
 """Pictures a side of a sheet of samples."""
 _LEAST = 64
+_RATE = 4e-4
 _LARGEST, _INNERMOST, _WIDTH = 128, 4, 64
 
 
@@ -127,6 +128,8 @@ def train_gan(
     pictures = Pictures(_read(source, picture), picture.range, shape)
     if settings.precision == "auto":
         settings = dataclasses.replace(settings, precision="fp32")  # small, and touchy
+    rate = settings.lr or _RATE
+    settings = dataclasses.replace(settings, lr=rate)
     student = _Whole(network).to(memory_format=torch.channels_last)
     show = _Sheet(run.folder, picture, shape, settings.seed)
     found = train(
@@ -136,7 +139,7 @@ def train_gan(
         settings,
         run,
         adversary=Discriminator(
-            judge.to(memory_format=torch.channels_last), game=game, slope=slope, lr=settings.lr,
+            judge.to(memory_format=torch.channels_last), game=game, slope=slope, lr=rate,
             beta=settings.beta,
         ),
         show=show,

@@ -105,7 +105,7 @@ def train(
         student: takes a batch's inputs and returns a tuple, the first of which is judged.
         objective: compares it with the teacher's output; None where the adversary alone judges.
         examples: to learn from.
-        settings: of the run. `precision` is settled, not "auto".
+        settings: of the run. `precision` and `lr` are settled.
         run: its folder.
         penalty: added to the losses, of the student's weights alone.
         features: compares feature maps that the student puts out behind its outputs; what it
@@ -123,6 +123,7 @@ def train(
     fabric = _fabric(settings)
     modules = [student] if features is None else [student, features]
     trained = [p for m in modules for p in m.parameters() if p.requires_grad]
+    assert settings.lr is not None
     optimizer = torch.optim.Adam(trained, settings.lr, (settings.beta, 0.99), fused=True)
     model, optimizer = fabric.setup(student, optimizer)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None

@@ -28,9 +28,9 @@ class TrainSettings:
     the machine."""
     batch: int = 8
     """Examples per step, over all processes together."""
-    lr: float = 1e-4
+    lr: float | None = None
     """The highest learning rate of Adam (Kingma and Ba 2015); it warms up, then falls to zero
-    along a cosine (Loshchilov and Hutter 2017)."""
+    along a cosine (Loshchilov and Hutter 2017). By what is trained when left out."""
     beta: float = 0.9
     """Adam's decay of the mean gradient; 0.5 where a discriminator learns beside."""
     warmup: float = 0.02
