@@ -128,7 +128,7 @@ def test_the_distance_of_gaussians_is_known():
 
 
 def test_a_discriminator_from_its_file_judges_while_a_student_learns(digits, tmp_path):
-    from leangan.search.train import Judge
+    from leangan.search.lesson import Judge
 
     settings = lg.TrainSettings(steps=8, batch=16, lr=1e-3, beta=0.5)
     gan = train_gan(digits, tmp_path / "gan", settings=settings, width=8, threads=1).generator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from leangan.search.train import Judge
+    from leangan.search.lesson import Judge
     from leangan.training.settings import TrainSettings
 
 PANEL = "Training"
@@ -85,7 +85,7 @@ def losses(text: str | None) -> dict[str, float] | None:
 
 def judge(source: str | None, weight: float) -> Judge | None:
     """Of --judge and --adversarial."""
-    from leangan.search.train import Judge
+    from leangan.search.lesson import Judge
 
     return None if source is None else Judge(source, weight)
 

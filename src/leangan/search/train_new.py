@@ -20,8 +20,8 @@ from leangan.files import atomic
 from leangan.generator import Port, Signature, Step
 from leangan.graph.cost import macs as count_macs
 from leangan.search.data import data_path
+from leangan.search.lesson import Taught
 from leangan.search.students import read_arguments
-from leangan.search.train import Taught
 from leangan.tasks.images import from_port, list_images, read_image, to_8_bit
 from leangan.tasks.pictures import cover, crop
 from leangan.training.adversary import Discriminator

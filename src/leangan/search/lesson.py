@@ -1,0 +1,331 @@
+"""One lesson: what a student is to learn, from the data to the folder that is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leangan import sources, tasks
+from leangan.errors import UsageError
+from leangan.generator import Generator, Step
+from leangan.graph.cost import macs as count_macs
+from leangan.graph.receptive import receptive_field
+from leangan.report.json_report import finite
+from leangan.search.data import affordable, data_path
+from leangan.search.judge import quality_of
+from leangan.search.sheets import Sheets
+from leangan.tasks.base import Data, Task
+from leangan.tasks.calibration import check_inputs
+from leangan.training import processes
+from leangan.training.adversary import Discriminator
+from leangan.training.discriminators import GraphDiscriminator
+from leangan.training.examples import Examples, prepare
+from leangan.training.features import FeatureMatch
+from leangan.training.loop import train
+from leangan.training.losses import Objective, usual_losses
+from leangan.training.run import RunFolder
+from leangan.training.settings import TrainSettings
+from leangan.training.sparse import GradualPruning
+from leangan.training.speed import settle
+from leangan.training.student import Student
+from leangan.training.teacher import teacher as open_teacher
+
+Progress = Callable[..., None]
+_LEAST_SIDE = 32
+_FEWEST, _MOST = 64, 4096
+"""Examples to prepare."""
+_MOST_BYTES = 1 << 30
+_TEACHING = 0.15
+"""Share of a run's time that the teacher may take to prepare examples."""
+_SHOWN = 4
+_EXACT_DB = {"finetune": 50.0, "distill": 35.0}
+"""How exact the teacher's form must be: a student of another kind stays far below that."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A discriminator that learns beside a student, from its own file."""
+
+    source: Any
+    """Whatever `leangan.load` takes; of a file with a whole GAN its discriminator."""
+    weight: float = 0.01
+    """Of its verdict beside the other losses."""
+    game: str = "non-saturating"
+    """A name of `training.losses.adversarial.GAMES`."""
+    slope: float = 0.0
+    """Weight of the R1 penalty."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As in a run's settings."""
+        return {**vars(self), "source": title(self.source, self.source)}
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A trained generator, its folder, and what was seen."""
+
+    generator: Generator
+    folder: Path
+    facts: dict[str, Any]
+    """JSON values: model, teacher, task, settings, before, after, judged_on, training, warnings;
+    as in run.json."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned, whoever learns it."""
+
+    name: str
+    original: Generator
+    data: Path | str | None
+    out: Path
+    settings: TrainSettings
+    losses: Mapping[str, float] | None
+    judge: Judge | None
+    size: int | None
+    limit: int | None
+
+    def adversary(self) -> Discriminator | None:
+        """The judge, ready to learn."""
+        if self.judge is None:
+            return None
+        source = self.judge.source
+        loaded = source if isinstance(source, Generator) else _load_judge(source)
+        return Discriminator(
+            GraphDiscriminator(loaded, self.original), game=self.judge.game,
+            weight=self.judge.weight, slope=self.judge.slope, lr=self.settings.lr or 2e-4,
+        )  # fmt: skip
+
+
+def teach(
+    lesson: Lesson,
+    begin: Callable[[Data], Generator],
+    asked: dict[str, Any],
+    *,
+    resume: bool,
+    say: Progress,
+    penalty: Callable[[Student], torch.Tensor] | None = None,
+    zeros: float | None = None,
+    features: Mapping[str, float] | None = None,
+) -> Taught:
+    """Prepare, train, judge, write."""
+    original, settings = lesson.original, lesson.settings
+    task = tasks.infer(original)
+    folder = data_path(lesson.data)
+    limit = lesson.limit or affordable(original)
+    samples = task.data(original, folder, limit=limit, seed=settings.seed)
+    check_inputs(original, samples.held_out)
+    losses = dict(lesson.losses or usual_losses(original.signature.outputs[0]))
+    objective = Objective(losses, original.signature.outputs[0])
+    asked = {
+        **asked,
+        "data": str(lesson.data) if lesson.data is not None else None,
+        "losses": losses,
+        "judge": lesson.judge.to_json() if lesson.judge else None,
+        "size": lesson.size,
+        **settings.to_json(),
+    }
+    done = _finished(lesson.out, asked) if resume else None
+    if done is not None:
+        return done
+    processes.join()
+    with processes.first_alone():  # the others find the folder as the first one left it
+        run = RunFolder(lesson.out, asked, resume=resume)
+        generator = begin(samples)
+        _check_ports(generator, original)
+        student = Student(generator, prunable=zeros is not None)
+        settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
+        scaled = _training_size(original, lesson.size)
+        settings, examples = _prepare(
+            run, student, lesson, scaled, task, samples, folder, settings, say
+        )
+    match = None
+    for kind, weight in (features or {}).items():
+        inputs = samples.held_out[0].inputs
+        match = FeatureMatch(original, student, inputs, kind=kind, weight=weight)
+    before = quality_of(original, generator, task, samples.held_out, cure="load it again")
+    found = train(
+        student.to(memory_format=torch.channels_last),
+        objective,
+        examples,
+        settings,
+        run,
+        penalty=penalty,
+        features=match,
+        adversary=lesson.adversary(),
+        hooks=[GradualPruning(zeros)] if zeros is not None else (),
+        show=Sheets(run.folder, original, samples.held_out[:_SHOWN]),
+        progress=say,
+    )
+    say("Judging what was learned")
+    measured = {"steps": found.steps, "seconds": round(found.seconds, 1), "losses": found.losses}
+    made = student.finished(Step(lesson.name, asked, measured))
+    facts = finite(
+        {
+            **{key: asked[key] for key in ("model", "teacher", "data")},
+            "task": task.name,
+            "settings": {**asked, **settings.to_json()},
+            "before": before,
+            "after": quality_of(original, made, task, samples.held_out, cure="take a smaller rate"),
+            "judged_on": f"{len(samples.held_out)} held-out samples",
+            "macs": count_macs(made),
+            "params": made.params,
+            "held": student.what,
+            "pairs": [[p.teacher, p.student] for p in match.pairs] if match else [],
+            "training": dataclasses.asdict(found),
+            "notes": list(samples.notes),
+        }
+    )
+    facts["warnings"] = _warnings(facts)
+    say("Writing")
+    if processes.is_first():
+        made.save(run.folder / "generator.pt2")
+    run.write("run.json", facts)
+    if processes.is_first():  # the largest part by far, and it can be made again
+        shutil.rmtree(run.folder / "examples", ignore_errors=True)
+    return Taught(made, run.folder, facts)
+
+
+def _finished(folder: Path, asked: Mapping[str, Any]) -> Taught | None:
+    """The result of a run that came to its end before; None where it did not."""
+    files = [folder / name for name in ("settings.json", "run.json", "generator.pt2")]
+    if not all(file.exists() for file in files):
+        return None
+    RunFolder(folder, asked, resume=True)  # refuses another run's result
+    facts = json.loads(files[1].read_text(encoding="utf-8"))
+    return Taught(sources.load(files[2]), folder, facts)
+
+
+def _rate(lesson: str, student: Student) -> float:
+    """The rate that served on real generators: the finer what is trained, the smaller."""
+    if lesson == "distill":
+        return 1e-3
+    if student.rounded:
+        return 2e-5
+    return 2e-4 if "codebooks" in student.what else 3e-4
+
+
+def _load_judge(source: Any) -> Generator:
+    """The discriminator of a file; a `.pt2` holds one network, whatever it is."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".pt2":
+        return sources.load(source)
+    return sources.load(source, part="discriminator")
+
+
+def _prepare(
+    run: RunFolder,
+    student: Student,
+    lesson: Lesson,
+    scaled: Generator,
+    task: Task,
+    samples: Data,
+    folder: Path | None,
+    settings: TrainSettings,
+    say: Progress,
+) -> tuple[TrainSettings, Examples]:
+    """The settings that were settled, and the examples; both as before where a run goes on."""
+    names = [s.name for s in samples.held_out]
+    stream = task.examples(scaled, folder, seed=settings.seed, without=names)
+    settled = run.read("settled.json")
+    if settled is None:
+        say("Timing a step")
+        first = [next(stream) for _ in range(settings.batch)]
+        inputs = [torch.cat(x) for x in zip(*(s.inputs for s in first), strict=True)]
+        timed, step_seconds = settle(student, inputs, settings)
+        settled = {"precision": timed.precision, "step_seconds": step_seconds}
+        stream = task.examples(scaled, folder, seed=settings.seed, without=names)
+        run.write("settled.json", settled)
+    settings = dataclasses.replace(settings, precision=settled["precision"])
+    began = time.monotonic()
+    exact = _EXACT_DB[lesson.name]
+    with open_teacher(lesson.original, torch.get_num_threads(), exact) as (form, run_teacher):
+        if "examples" not in settled:
+            probe = next(stream)
+            run_teacher(probe.inputs)  # the first run is slower
+            at = time.monotonic()
+            size = run_teacher(probe.inputs).numel() + sum(x.numel() for x in probe.inputs)
+            count = _count(settings, settled["step_seconds"], time.monotonic() - at, 2 * size)
+            settled |= {"teacher": form, "examples": count}
+            stream = task.examples(scaled, folder, seed=settings.seed, without=names)
+            run.write("settled.json", settled)
+        examples = prepare(
+            run.folder / "examples",
+            stream,
+            run_teacher,
+            settled["examples"],
+            progress=lambda done, of: say(f"Running the teacher in {form}", done, of),
+        )
+    if settings.seconds is not None:
+        if "prepared" not in settled:
+            settled["prepared"] = time.monotonic() - began
+            run.write("settled.json", settled)
+        left = max(settings.seconds - settled["prepared"], 0.1 * settings.seconds)
+        settings = dataclasses.replace(settings, seconds=left)
+    return settings, examples
+
+
+def _count(settings: TrainSettings, step: float, teach: float, size: int) -> int:
+    """Examples to prepare: as many as are learned from, as far as time and disk allow."""
+    if settings.examples is not None:
+        return settings.examples
+    whole = settings.seconds or (settings.steps or 1) * step
+    seen = (settings.steps or int(whole / step)) * settings.batch
+    affordable = int(_TEACHING * whole / max(teach, 1e-6))
+    return max(min(_FEWEST, seen), min(seen, affordable, _MOST, _MOST_BYTES // max(1, size)))
+
+
+def _training_size(generator: Generator, size: int | None) -> Generator:
+    """The generator at the sizes to train at."""
+    if size is not None:
+        return generator.sized(dict.fromkeys("HWT", size))
+    if receptive_field(generator) is None:  # it looks at the whole picture
+        return generator
+    sizes = {}
+    for port in generator.signature.inputs:
+        for axis, letter in enumerate(port.layout):
+            if letter in "HWT" and port.shape[axis] is None:
+                multiple = port.multiple_of(axis)
+                half = max(_LEAST_SIDE, port.typical[axis] // 2)
+                sizes[letter] = min(-(-half // multiple) * multiple, port.typical[axis])
+    return generator.sized(sizes)
+
+
+def title(source: Any, generator: Any) -> str:
+    """What a model is called in a run's settings."""
+    return str(source) if isinstance(source, str | Path) else generator.name
+
+
+def _check_ports(student: Generator, original: Generator) -> None:
+    pairs = zip(student.signature.inputs, original.signature.inputs, strict=False)
+    same = len(student.signature.inputs) == len(original.signature.inputs) and all(
+        a.layout == b.layout and a.typical[1:2] == b.typical[1:2] and a.range == b.range
+        for a, b in pairs
+    )
+    if not same:
+        raise UsageError(
+            f"{student.name} does not take what {original.name} takes: "
+            f"{[(p.name, p.layout, p.range) for p in student.signature.inputs]} and "
+            f"{[(p.name, p.layout, p.range) for p in original.signature.inputs]}."
+        )
+
+
+def _warnings(facts: dict[str, Any]) -> list[str]:
+    found = []
+    metric = next(iter(facts["after"]))
+    before, after = (facts[key][metric]["mean"] for key in ("before", "after"))
+    if before is not None and after is not None and after < before:
+        found.append(
+            f"The output is further from the teacher's than before, {metric} {after:.2f} after "
+            f"{before:.2f}: take a smaller rate or more time."
+        )
+    if facts["training"]["rollbacks"]:
+        found.append("Training diverged on the way and went on at a smaller rate.")
+    return found
