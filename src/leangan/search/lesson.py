@@ -167,7 +167,9 @@ def teach(
     )
     say("Judging what was learned")
     measured = {"steps": found.steps, "seconds": round(found.seconds, 1), "losses": found.losses}
-    made = student.finished(Step(lesson.name, asked, measured))
+    # Where files lay is of no use to whom the result is given.
+    told = {k: v for k, v in asked.items() if k not in ("model", "data")}
+    made = student.finished(Step(lesson.name, {**told, "teacher": original.name}, measured))
     facts = finite(
         {
             **{key: asked[key] for key in ("model", "teacher", "data")},

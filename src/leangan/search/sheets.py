@@ -26,10 +26,11 @@ class Sheets:
     def __call__(self, student: nn.Module, step: int) -> None:
         """Write the sheet of a step; nothing where the output is no picture."""
         rows = []
+        device = next(student.parameters()).device
         with torch.no_grad():
             for sample in self.samples:
                 wanted = self.original.outputs(*sample.inputs)[0]
-                made = student(*sample.inputs)[0].float()
+                made = student(*(x.to(device) for x in sample.inputs))[0].float().cpu()
                 shown = panels(self.original.signature, sample, wanted, made)
                 if not shown:
                     return

@@ -151,7 +151,9 @@ def train_gan(
     # What the family knows of its ports, the graph alone does not tell.
     made = dataclasses.replace(made, signature=Signature((latent,), (picture,)), name=name)
     measured = {"steps": found.steps, "seconds": round(found.seconds, 1), "losses": found.losses}
-    made = made.then(made.program, Step("train", asked, measured))
+    made = made.then(
+        made.program, Step("train", {k: v for k, v in asked.items() if k != "data"}, measured)
+    )
     facts = {
         "model": spec, "teacher": None, "data": str(data), "task": family.task,
         "settings": {**asked, **settings.to_json()}, "before": {}, "after": {},
@@ -222,7 +224,8 @@ class _Sheet:
         latents = torch.randn(_SHEET**2, *self.latent, generator=rng)
         was = student.training
         with torch.no_grad():
-            made = from_port(student.eval()(latents)[0].float(), self.port)
+            device = next(student.parameters()).device
+            made = from_port(student.eval()(latents.to(device))[0].float().cpu(), self.port)
         student.train(was)
         rows = [torch.cat(list(row), 2) for row in made.split(_SHEET)]
         sheet = torch.cat(rows, 1)

@@ -53,6 +53,10 @@ class Discriminator:
         self.optimizer = torch.optim.Adam(network.parameters(), lr, (beta, 0.99), fused=True)
         self.right, self.step, self.waited = 0.5, 0, 0
 
+    def to(self, device: torch.device) -> None:
+        """Move to where the student is."""
+        self.network.to(device)
+
     def terms(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The student's side of the game."""
         for parameter in self.network.parameters():

@@ -43,6 +43,10 @@ class Lessons(Protocol):
 class Adversary(Protocol):
     """A network that learns to tell what is made from what is wanted."""
 
+    def to(self, device: torch.device) -> None:
+        """Move to where the student is."""
+        ...
+
     def terms(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What the student is to make smaller."""
         ...
@@ -126,6 +130,10 @@ def train(
     assert settings.lr is not None
     optimizer = torch.optim.Adam(trained, settings.lr, (settings.beta, 0.99), fused=True)
     model, optimizer = fabric.setup(student, optimizer)
+    if features is not None:
+        features.to(fabric.device)
+    if adversary:
+        adversary.to(fabric.device)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None
     at, watch = Position(), Watch()
     kept = _Kept(at, watch, student, optimizer, average, features, adversary, hooks)
@@ -192,6 +200,7 @@ def train(
         raise
     if average is not None:
         student.load_state_dict(average)
+    student.cpu()
     run.close()
     share_computing = min(1.0, at.computed / max(at.seconds, 1e-9))
     return Trained(at.step, at.seconds, share_computing, dict(watch.parts), at.rollbacks)

@@ -21,7 +21,7 @@ class _Features(nn.Module):
             parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
-        return self.network(enlarged(x))
+        return self.network.to(x.device)(enlarged(x))
 
 
 def perceptual() -> Callable[[Tensor, Tensor], Tensor]:
