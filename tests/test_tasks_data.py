@@ -24,7 +24,7 @@ from leangan.measure import perceptual
 from leangan.tasks.array_files import fit_sizes, read_arrays
 from leangan.tasks.base import Sample
 from leangan.tasks.calibration import check_inputs
-from leangan.tasks.pictures import flat_samples, scale, working_size
+from leangan.tasks.pictures import flat_samples, picture_examples, scale, working_size
 from leangan.tasks.super_resolution import shrink
 
 
@@ -381,3 +381,21 @@ def test_metrics_see_the_clipped_picture(smooth):
     low, lower = torch.full((1, 3, 16, 16), -1.0), torch.full((1, 3, 16, 16), -1.7)
     scores = tasks.get("translation").quality(smooth, [], [low], [lower])
     assert scores["psnr"].mean == 100
+
+
+def test_examples_are_seen_at_many_scales_but_never_enlarged(tmp_path):
+    for number, side in enumerate((40, 200, 20)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+    seen = {}
+
+    def make(picture, place):
+        seen.setdefault(picture.name, set()).add(picture.rgb.shape[1:])
+        return Sample(picture.name, (picture.rgb,))
+
+    stream = picture_examples(tmp_path, make, seed=0, without=(), least=(32, 32))
+    for _ in range(120):
+        next(stream)
+    assert min(h for h, _ in seen["0.png"]) >= 32
+    assert min(h for h, _ in seen["1.png"]) >= 100
+    assert len(seen["1.png"]) > 20
+    assert seen["2.png"] == {(20, 20)}

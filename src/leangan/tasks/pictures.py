@@ -22,8 +22,8 @@ Make = Callable[[Picture, tuple[float, float]], Sample]
 """Makes a sample of the part of a picture at (y, x), each 0 (top, left) to 1; 0.5 is the centre."""
 
 CENTRE = (0.5, 0.5)
-_LEAST_PART = 0.25
-"""Share of a picture's sides that a zoomed part has at least."""
+_LEAST_PART = 0.5
+"""Share of a picture's sides that a part has at least."""
 
 
 class TooSmall(LeanganError):
@@ -86,7 +86,12 @@ def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
 
 
 def picture_examples(
-    source: Path, make: Make, *, seed: int, without: Collection[str], zoom: bool
+    source: Path,
+    make: Make,
+    *,
+    seed: int,
+    without: Collection[str],
+    least: tuple[int, int] | None = None,
 ) -> Iterator[Sample]:
     """Random parts of the pictures under `source`, every second one mirrored, without end.
 
@@ -97,8 +102,10 @@ def picture_examples(
         make: makes a sample of a part of a picture.
         seed: of order, places and mirroring.
         without: names of pictures to leave out; those of `picture_data`.
-        zoom: cut a random part of a quarter to the whole of the picture's sides first, so that
-            what `make` resizes is seen at many scales.
+        least: where `make` resizes, the height and width that it resizes to. A random part of
+            half to the whole of the picture's sides is cut first, so that things are seen at many
+            scales, but none that would have to be enlarged: blurred pictures teach what no
+            photo shows.
 
     Raises:
         LeanganError: no usable picture is left.
@@ -116,12 +123,14 @@ def picture_examples(
             if file in refused:
                 continue
             place, mirrored = (rng.random(), rng.random()), rng.random() < 0.5
-            share, corner = rng.uniform(_LEAST_PART, 1.0), (rng.random(), rng.random())
+            share, corner = rng.random(), (rng.random(), rng.random())
             try:
                 picture = _decoded(file)
                 rgb = picture.rgb
-                if zoom:
-                    height, width = (max(1, round(n * share)) for n in rgb.shape[1:])
+                if least is not None:
+                    needed = max(n / have for n, have in zip(least, rgb.shape[1:], strict=True))
+                    low = min(1.0, max(_LEAST_PART, needed))
+                    height, width = (round(n * (low + (1 - low) * share)) for n in rgb.shape[1:])
                     rgb = crop(rgb, height, width, corner)
                 if mirrored:
                     rgb = rgb.flip(2)

@@ -58,7 +58,7 @@ class SuperResolution:
     ) -> Iterator[Sample]:
         """Crops of the typical size; pictures that are too small for it are left out."""
         folder, make = _folder(generator, source), _maker(generator, whole=True)
-        return picture_examples(folder, make, seed=seed, without=without, zoom=False)
+        return picture_examples(folder, make, seed=seed, without=without)
 
     def quality(
         self,

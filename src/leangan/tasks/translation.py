@@ -50,7 +50,8 @@ class Translation:
     ) -> Iterator[Sample]:
         """Parts of pictures at many scales."""
         folder, make = _folder(generator, source), _maker(generator)
-        return picture_examples(folder, make, seed=seed, without=without, zoom=True)
+        least = working_size(generator.signature.inputs[0])
+        return picture_examples(folder, make, seed=seed, without=without, least=least)
 
     def quality(
         self,
