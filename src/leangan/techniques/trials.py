@@ -58,22 +58,13 @@ class Trials:
                 errors = [
                     float((r.changed(trial) - r.output).square().mean()) for r in self.replays
                 ]
-                tried.append((_mean(errors), pick))
+                tried.append((sum(errors) / len(errors), pick))
             noise, pick = min(tried)
             for n in group:
                 found[n] = replace(_at(options[n], pick), noise=noise / len(group))
             if tick:
                 tick(len(found))
         return found
-
-
-def _mean(errors: Sequence[float]) -> float:
-    """Of mean squared errors, the square of the mean root.
-
-    One input that suffers much must not speak for all, as it would in a plain mean, nor one that
-    suffers nothing, as it would in a mean of decibels.
-    """
-    return (sum(math.sqrt(e) for e in errors) / len(errors)) ** 2
 
 
 def _at(options: Sequence[LayerCode], pick: int) -> LayerCode:
