@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
+from leangan.graph.operators import is_call
 from leangan.graph.replay import first_tensor
 from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape, rounded
@@ -130,7 +131,12 @@ def _channel_axis(scheme: Scheme, nodes: Sequence[Node]) -> int | None:
     """The source's channel axis where its channels may be scaled apart, else None."""
     if not scheme.equalize or scheme.activation_bits != 8:
         return None
-    if source_of(nodes[0])[0].op == "placeholder":  # a few latents say little of each channel
+    source = source_of(nodes[0])[0]
+    if source.op == "placeholder":  # a few latents say little of each channel
+        return None
+    # Runtimes fuse the factors into what computes the source; what only joins computes nothing,
+    # and a multiplication of its own made RRDBNet's dense blocks twice as slow.
+    if is_call(source, torch.ops.aten.cat):
         return None
     linear = {node.target is torch.ops.aten.linear.default for node in nodes}
     if len(linear) > 1 or not all(keeps_channels(node) for node in nodes):
