@@ -17,6 +17,7 @@ from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.rrdb import RRDB
+from leangan.architectures.shuffle_resnet import SHUFFLE_RESNET
 from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
@@ -113,6 +114,14 @@ class TestSrvgg(ArchitectureTests):
     cases = (
         {"width": 8, "convs": 3, "scale": 4, "activation": "prelu"},
         {"width": 8, "convs": 2, "scale": 2, "activation": "relu", "channels": 1},
+    )
+
+
+class TestShuffleResnet(ArchitectureTests):
+    family = SHUFFLE_RESNET
+    cases = (
+        {"width": 8, "blocks": 3, "factor": 4, "gated": (1,)},
+        {"width": 6, "blocks": 2, "factor": 2, "gated": (), "channels": 1},
     )
 
 

@@ -136,12 +136,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(folder, t
     kills = 0
     while True:
         process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.PIPE)
-        if kills < 3:
+        if kills < 2:
             deadline = time.monotonic() + 60
             while not (tmp_path / "cut" / "checkpoint.pt").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if kills:  # somewhere after it has read what was there
-                time.sleep(float(rng.uniform(2.5, 5)))
+                time.sleep(float(rng.uniform(2.5, 4)))
             else:
                 time.sleep(0.1)
             process.send_signal(signal.SIGKILL)
@@ -218,15 +218,19 @@ lg.finetune(
 """
 
 
-def test_two_processes_learn_what_one_does(folder, tmp_path):
+def test_two_processes_learn_what_one_does(net, folder, tmp_path):
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
+    settings = TrainSettings(steps=20, batch=4, lr=1e-3, precision="fp32", examples=32)
+    one = lg.finetune(
+        lg.prune_weights(net, 0.5), folder / "photos", tmp_path / "one", settings=settings,
+        teacher=net, threads=1,
+    ).generator  # fmt: skip
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, start in (("one", []), ("two", torchrun)):
-        command = [sys.executable, *start, str(script), str(folder), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (lg.load(tmp_path / name / "generator.pt2") for name in ("one", "two"))
+    command = [sys.executable, *torchrun, str(script), str(folder), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = lg.load(tmp_path / "two" / "generator.pt2")
     for name, tensor in one.program.state_dict.items():
         torch.testing.assert_close(two.program.state_dict[name], tensor, atol=1e-5, rtol=1e-4)
 
