@@ -90,7 +90,7 @@ def test_a_kernel_of_low_rank_is_split_exactly():
 
 def test_more_rank_is_nearer(net, samples):
     errors = [error(low_rank(net, share), net, samples) for share in (0.2, 0.5, 0.9)]
-    assert errors[2] < 0.5 * min(errors[:2])
+    assert errors[2] < 0.8 * min(errors[:2])
 
 
 def test_a_separable_kernel_is_split_exactly():
