@@ -5,6 +5,7 @@ from __future__ import annotations
 from leangan import runtimes
 from leangan.generator import Generator
 from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES
+from leangan.graph.rewrite import trace_inputs
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
 from leangan.techniques.calibrate import calibrate
@@ -55,7 +56,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
 
     def form(names: tuple[str, ...]) -> Candidate:
         made = _rewritten(original, names)
-        rough = quantize(made, calibrate(made, [original.example()], _ROUGH))
+        rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
         return Candidate("8 bits", best.runtime, precision, rough)
 
     chosen = kept
