@@ -148,9 +148,15 @@ def build(
 
 
 def _build(model: str, work: Path, name: str, patience: float) -> str | None:
-    command = [sys.executable, str(Path(__file__).with_name("peers.py")), model, str(work), name]
+    script = Path(__file__).resolve().with_name("peers.py")
+    model = str(Path(model).resolve()) if Path(model).exists() else model
+    command = [sys.executable, str(script), model, str(work.resolve()), name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+        # ONNX Runtime leaves weights of its own where it runs, and does not come back for them.
+        with tempfile.TemporaryDirectory() as scratch:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=patience, cwd=scratch
+            )
     except subprocess.TimeoutExpired:
         return f"not done in {patience:.0f} s"
     said = [line for line in done.stderr.splitlines() if line.strip()]

@@ -15,7 +15,6 @@ that none of ours matches in quality and speed at once.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,35 +26,12 @@ from arena import HEAD, Arena
 
 import leangan as lg
 from leangan import tasks
-from leangan.generator import Generator, Port
 from leangan.search import pipeline
 from leangan.search.candidate import Candidate
 from leangan.search.data import affordable, data_path
 
 NOISE = 1.03
 """Speeds this close are taken for the same."""
-
-
-def resized(generator: Generator, size: int) -> Generator:
-    """The same, to be judged and timed at another height, width or length."""
-    usual = {
-        letter: n
-        for port in generator.signature.inputs
-        for letter, n, fixed in zip(port.layout, port.typical, port.shape, strict=True)
-        if letter in "HWT" and fixed is None
-    }
-
-    def port(old: Port) -> Port:
-        sizes = zip(old.layout, old.typical, strict=True)
-        return dataclasses.replace(
-            old, typical=tuple(n * size // usual[k] if k in usual else n for k, n in sizes)
-        )
-
-    signature = generator.signature
-    made = type(signature)(
-        tuple(port(p) for p in signature.inputs), tuple(port(p) for p in signature.outputs)
-    )
-    return dataclasses.replace(generator, signature=made)
 
 
 def verdicts(ours: Sequence[Candidate], rivals: Sequence[Candidate], metric: str) -> list[Any]:
@@ -103,7 +79,7 @@ def told(found: Sequence[Any]) -> tuple[list[str], int]:
 def compare(options: argparse.Namespace) -> int:
     generator = lg.load(options.model)
     if options.size:
-        generator = resized(generator, options.size)
+        generator = generator.sized(dict.fromkeys("HWT", options.size))
     limit = options.limit or affordable(generator)
 
     def say(message: str, done: int | None = None, of: int | None = None) -> None:
