@@ -266,3 +266,27 @@ def test_settings_are_checked():
     for wrong in ("30", "m", "0m", "-3s", "half an hour"):
         with pytest.raises(UsageError, match="30m"):
             read_time(wrong)
+
+
+CODE = """
+import torch
+from torch import nn
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+    def forward(self, x):
+        return torch.sigmoid(self.conv(x))
+"""
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_student_may_be_code_of_ones_own(net, folder, tmp_path, live):
+    file = tmp_path / "own + mine.py"
+    file.write_text(CODE)
+    spec = f"{file}:Small"
+    if live:
+        spec = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Sigmoid())
+    found = lg.distill(net, spec, folder / "photos", tmp_path / "run", settings=FEW, threads=1)
+    assert found.generator.signature.inputs[0].range == net.signature.inputs[0].range
+    assert found.facts["after"]["psnr"]["mean"] > found.facts["before"]["psnr"]["mean"]

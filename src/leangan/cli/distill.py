@@ -25,6 +25,7 @@ _USUAL = {"batch": 8, "ema": 0.999}
 
 
 @options.with_loading
+@training.with_lesson
 def command(
     model: options.Model,
     student: Annotated[
@@ -38,11 +39,6 @@ def command(
     ],
     out: training.Out,
     data: options.DataFolder = None,
-    time: training.Time = None,
-    steps: training.Steps = None,
-    batch: training.Batch = None,
-    lr: training.Rate = None,
-    loss: training.Loss = None,
     features: Annotated[
         str | None,
         typer.Option(
@@ -52,26 +48,15 @@ def command(
             help="Learn the teacher's feature maps too: kernels=1 or adapters=1.",
         ),
     ] = None,
-    judge: training.JudgeFile = None,
-    adversarial: training.JudgeWeight = 0.01,
-    crop: training.Size = None,
-    ema: training.Ema = None,
-    precision: training.Precision = None,
-    resume: training.Resume = False,
-    threads: options.Threads = None,
-    seed: options.Seed = 0,
-    limit: options.Limit = None,
     *,
+    lesson: training.Lesson,
     loading: options.Loading,
     json_: options.Json = False,
 ) -> None:
     """Train a smaller network towards the output of a generator."""
     options.check_folder(out)
     with answer(json_) as say:
-        settings = training.settings(
-            time, steps, _USUAL, batch=batch, lr=lr, ema=ema, precision=precision, seed=seed
-        )
-        losses = training.losses(loss)
+        keywords = lesson.keywords(_USUAL)
 
         from leangan.search.train import distill
 
@@ -81,15 +66,9 @@ def command(
                 student,
                 data,
                 out,
-                settings=settings,
-                losses=losses,
-                features=training.losses(features),
-                judge=training.judge(judge, adversarial),
-                size=crop,
-                limit=limit,
-                resume=resume,
-                threads=threads,
+                features=training.weights(features),
                 progress=tell,
                 loading=loading.keywords(),
+                **keywords,
             )
         say(found.facts, *training.lines(found.facts), f"written  {out / 'generator.pt2'}")

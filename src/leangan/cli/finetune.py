@@ -25,6 +25,7 @@ _USUAL = {"batch": 8}
 
 
 @options.with_loading
+@training.with_lesson
 def command(
     model: options.Model,
     out: training.Out,
@@ -38,16 +39,6 @@ def command(
         ),
     ] = None,
     data: options.DataFolder = None,
-    time: training.Time = None,
-    steps: training.Steps = None,
-    batch: training.Batch = None,
-    lr: training.Rate = None,
-    loss: training.Loss = None,
-    judge: training.JudgeFile = None,
-    adversarial: training.JudgeWeight = 0.01,
-    crop: training.Size = None,
-    ema: training.Ema = None,
-    precision: training.Precision = None,
     zeros: Annotated[
         float | None,
         typer.Option(
@@ -62,21 +53,15 @@ def command(
             "--l1", show_default=False, help="Weight of the sum of all absolute weights: 1e-7, say."
         ),
     ] = 0.0,
-    resume: training.Resume = False,
-    threads: options.Threads = None,
-    seed: options.Seed = 0,
-    limit: options.Limit = None,
     *,
+    lesson: training.Lesson,
     loading: options.Loading,
     json_: options.Json = False,
 ) -> None:
     """Train a compressed generator towards the original, and show what that gave back."""
     options.check_folder(out)
     with answer(json_) as say:
-        settings = training.settings(
-            time, steps, _USUAL, batch=batch, lr=lr, ema=ema, precision=precision, seed=seed
-        )
-        losses = training.losses(loss)
+        keywords = lesson.keywords(_USUAL)
 
         from leangan.search.train import finetune
 
@@ -85,17 +70,11 @@ def command(
                 model,
                 data,
                 out,
-                settings=settings,
                 teacher=teacher,
-                losses=losses,
-                judge=training.judge(judge, adversarial),
-                size=crop,
                 l1=l1,
                 zeros=zeros,
-                limit=limit,
-                resume=resume,
-                threads=threads,
                 progress=tell,
                 loading=loading.keywords(),
+                **keywords,
             )
         say(found.facts, *training.lines(found.facts), f"written  {out / 'generator.pt2'}")

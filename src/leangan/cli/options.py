@@ -203,33 +203,42 @@ def _loading(
     )
 
 
-def with_loading(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say of a model file what it cannot tell.
+def with_group(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that gives commands a group of options, and what they come to as one argument.
 
     Args:
-        command: takes what they come to as `loading: options.Loading`. It is not given those
-            that it has itself, under the same name.
+        name: of that argument.
+        make: takes the options, which are read off its signature, and returns it. It is not
+            asked for those that the command has itself, under the same name.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    ours = {
-        name: parameter
-        for name, parameter in inspect.signature(_loading, eval_str=True).parameters.items()
-        if name not in own
-    }
 
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
-        loading = _loading(**{name: values.pop(name) for name in ours})
-        command(**values, loading=loading)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        ours = {
+            option: parameter
+            for option, parameter in inspect.signature(make, eval_str=True).parameters.items()
+            if option not in own
+        }
 
-    shown = [p for name, p in own.items() if name != "loading"]
-    at = list(own).index("loading")
-    every = [*shown[:at], *ours.values(), *shown[at:]]
-    # Typer reads the options off the signature, and calls by name.
-    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
-    )
-    return wrapped
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            made = make(**{option: values.pop(option) for option in ours})
+            command(**values, **{name: made})
+
+        shown = [p for option, p in own.items() if option != name]
+        at = list(own).index(name)
+        every = [*shown[:at], *ours.values(), *shown[at:]]
+        # Typer reads the options off the signature, and calls by name.
+        wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
+        )
+        return wrapped
+
+    return decorate
+
+
+with_loading = with_group("loading", _loading)
+"""Give a command the options that say of a model file what it cannot tell, as `loading`."""
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from leangan.training.processes import is_first
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -27,7 +29,7 @@ def answer(as_json: bool) -> Iterator[Say]:
     With `as_json`, everything that anybody (a library written in C++ included) prints meanwhile
     goes to stderr, so that stdout holds the JSON value and nothing else.
     """
-    if os.environ.get("RANK", "0") != "0":  # one of several processes that train together
+    if not is_first():  # one of several processes that train together
         yield lambda data, *renderables: None
         return
     if not as_json:

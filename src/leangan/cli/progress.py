@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from leangan.cli.settings import SETTINGS
+from leangan.training.processes import is_first
 
 
 class Report(Protocol):
@@ -29,7 +29,7 @@ class Report(Protocol):
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show progress until the block ends; with -q nothing is shown."""
-    if SETTINGS.verbosity < 0 or os.environ.get("RANK", "0") != "0":
+    if SETTINGS.verbosity < 0 or not is_first():
         yield lambda message, done=None, total=None: None
     elif sys.stderr.isatty() and SETTINGS.verbosity == 0:
         with _living_line() as report:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leangan.cli import options
+
 if TYPE_CHECKING:
-    from leangan.search.lesson import Judge
     from leangan.training.settings import TrainSettings
 
 PANEL = "Training"
@@ -76,18 +78,66 @@ def settings(
     return TrainSettings(steps=steps, seconds=seconds, **{**usual, **said})
 
 
-def losses(text: str | None) -> dict[str, float] | None:
-    """Of --loss."""
+def weights(text: str | None) -> dict[str, float] | None:
+    """Of NAME=WEIGHT,..., None where nothing was typed."""
     from leangan.training.losses import read_losses
 
     return None if text is None else read_losses(text)
 
 
-def judge(source: str | None, weight: float) -> Judge | None:
-    """Of --judge and --adversarial."""
-    from leangan.search.lesson import Judge
+@dataclass(frozen=True)
+class Lesson:
+    """What `finetune` and `distill` are told alike, as it was typed."""
 
-    return None if source is None else Judge(source, weight)
+    settings: dict[str, Any]
+    loss: str | None
+    judge: str | None
+    adversarial: float
+    plain: dict[str, Any]
+    """What the library takes as it is."""
+
+    def keywords(self, usual: dict[str, Any]) -> dict[str, Any]:
+        """As keyword arguments of the library's functions; `usual` as for `settings`.
+
+        Raises:
+            UsageError: a text has not the form it needs.
+        """
+        made, losses = settings(usual=usual, **self.settings), weights(self.loss)
+
+        from leangan.search.lesson import Judge
+
+        judge = None if self.judge is None else Judge(self.judge, self.adversarial)
+        return {"settings": made, "losses": losses, "judge": judge, **self.plain}
+
+
+def _lesson(
+    time: Time = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    lr: Rate = None,
+    loss: Loss = None,
+    judge: JudgeFile = None,
+    adversarial: JudgeWeight = 0.01,
+    crop: Size = None,
+    ema: Ema = None,
+    precision: Precision = None,
+    resume: Resume = False,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    limit: options.Limit = None,
+) -> Lesson:
+    return Lesson(
+        {
+            "time": time, "steps": steps, "batch": batch, "lr": lr, "ema": ema,
+            "precision": precision, "seed": seed,
+        },
+        loss, judge, adversarial,
+        {"size": crop, "limit": limit, "resume": resume, "threads": threads},
+    )  # fmt: skip
+
+
+with_lesson = options.with_group("lesson", _lesson)
+"""Give a command the options that say how to train, as `lesson`."""
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

@@ -73,12 +73,8 @@ def recapture(generator: Generator, module: GraphModule, step: Step) -> Generato
         [axis for axis, size in enumerate(port.shape) if size is None]
         for port in generator.signature.inputs
     ]
-    # An edit may leave strides on which a view is impossible; the export makes a view of each
-    # reshape again, with a copy where one is needed.
-    for node in module.graph.nodes:
-        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-            node.target = torch.ops.aten.reshape.default
-    module.recompile()
+    # The export makes a view of each reshape again, with a copy where one is needed.
+    views_as_reshapes(module)
     program = capture(module, trace_inputs(generator), free)
     shapes = input_shapes(program)
     for port, shape in zip(generator.signature.inputs, shapes, strict=True):
@@ -88,6 +84,14 @@ def recapture(generator: Generator, module: GraphModule, step: Step) -> Generato
                 "Please report this."
             )
     return generator.then(program, step)
+
+
+def views_as_reshapes(module: GraphModule) -> None:
+    """A view is impossible on some strides, which edits and layouts may leave; a reshape copies."""
+    for node in module.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
 
 
 def trace_inputs(generator: Generator, *, seed: int = 0) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leangan.report.words import conditions
@@ -35,15 +35,18 @@ def choose(
             "speedup": {"mean": entry["speedup"]},
             "smaller": {"mean": original["size_bytes"] / max(1, entry["size_bytes"])},
         }
-        return all(
-            c.holds(facts) for c in wanted if not (quality_only and c.metric in _NOT_QUALITY)
-        )
+        return keeps_quality(facts, floor) if quality_only else all(c.holds(facts) for c in wanted)
 
     first = next((c.metric for c in wanted if c.metric not in _NOT_QUALITY), "psnr")
     delivered = _fastest([c for c in running if meets(c, quality_only=False)], first)
     good = _fastest([c for c in running if meets(c, quality_only=True)], first)
     closest = max(running, key=lambda e: _quality(e, first), default=None)
     return delivered, delivered or good or closest
+
+
+def keeps_quality(quality: Mapping[str, Any], floor: str) -> bool:
+    """Whether it meets what `floor` says of quality, apart from speed and size."""
+    return all(c.holds(quality) for c in conditions(floor) if c.metric not in _NOT_QUALITY)
 
 
 def _fastest(entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:

@@ -117,6 +117,8 @@ def teach(
     features: Mapping[str, float] | None = None,
 ) -> Taught:
     """Prepare, train, judge, write."""
+    if processes.count() > 1 and (features or lesson.judge):
+        raise UsageError("What learns beside the student, features or a judge, needs one process.")
     original, settings = lesson.original, lesson.settings
     task = tasks.infer(original)
     folder = data_path(lesson.data)
@@ -302,7 +304,9 @@ def _training_size(generator: Generator, size: int | None) -> Generator:
 
 def title(source: Any, generator: Any) -> str:
     """What a model is called in a run's settings."""
-    return str(source) if isinstance(source, str | Path) else generator.name
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(getattr(generator, "name", type(generator).__name__))
 
 
 def _check_ports(student: Generator, original: Generator) -> None:

@@ -17,6 +17,7 @@ from leangan.graph.doors import DOOR_REWRITES
 from leangan.report.words import conditions
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
+from leangan.search.choose import keeps_quality
 from leangan.search.compare import runtime_names
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
@@ -281,8 +282,7 @@ def _train(search: _Search, base: Candidate, seconds: float) -> dict[str, Recipe
     lab = search.lab
     precision = runtimes.get(base.runtime).precisions(quantized=True)[-1]
     bold = next((c for c in lab.candidates if c.name == f"{base.runtime} {precision}"), None)
-    enough = bold is not None and all(c.holds(bold.quality) for c in conditions(search.floor)
-                                      if c.metric not in ("speedup", "smaller"))  # fmt: skip
+    enough = bold is not None and keeps_quality(bold.quality, search.floor)
     steps = {s.name for s in base.generator.history}
     recipe = Recipe(
         base.runtime,

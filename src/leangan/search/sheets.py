@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from leangan.files import atomic
 from leangan.generator import Generator
@@ -23,13 +24,17 @@ class Sheets:
     original: Generator
     samples: tuple[Sample, ...]
 
+    @functools.cached_property
+    def _wanted(self) -> list[Tensor]:
+        """What the teacher makes of the samples, which stays the same."""
+        return [self.original.outputs(*sample.inputs)[0] for sample in self.samples]
+
     def __call__(self, student: nn.Module, step: int) -> None:
         """Write the sheet of a step; nothing where the output is no picture."""
         rows = []
         device = next(student.parameters()).device
         with torch.no_grad():
-            for sample in self.samples:
-                wanted = self.original.outputs(*sample.inputs)[0]
+            for sample, wanted in zip(self.samples, self._wanted, strict=True):
                 made = student(*(x.to(device) for x in sample.inputs))[0].float().cpu()
                 shown = panels(self.original.signature, sample, wanted, made)
                 if not shown:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from leangan import architectures, sources
 from leangan.errors import LeanganError, UsageError
@@ -33,7 +34,8 @@ def make_student(
         spec: "narrow:0.25", the teacher with the most important channels, at that share of its
             multiply-accumulates; "shallow:0.5" and others of `techniques.lighten`, several joined
             by "+"; a family's name with arguments, such as
-            "shuffle-resnet:width=48,blocks=7"; a Generator, or whatever `leangan.load` takes.
+            "shuffle-resnet:width=48,blocks=7"; a Generator, a live module, or whatever
+            `leangan.load` takes. Code of one's own gets the teacher's ports.
         teacher: float.
         samples: what channels are judged on.
         seed: of random weights.
@@ -45,7 +47,11 @@ def make_student(
     """
     if isinstance(spec, Generator):
         return spec
-    if "+" in str(spec):
+    if isinstance(spec, nn.Module) or ".py:" in str(spec):  # such code knows nothing of its ports
+        made = sources.load(spec, example_inputs=teacher.example(), task=teacher.task)
+        return _with_ports(made, teacher, made.name)
+    exists = Path(str(spec)).exists()
+    if "+" in str(spec) and not exists:
         for part in str(spec).split("+"):
             teacher = make_student(part, teacher, samples, seed, progress)
         return teacher
@@ -61,7 +67,7 @@ def make_student(
         progress(f"Making the student {name}")
         return WHOLE[name](teacher, inputs)
     families = {a.name: a for a in architectures.all_architectures() if a.part == "generator"}
-    if name not in families or Path(str(spec)).exists():
+    if name not in families or exists:
         try:
             return sources.load(str(spec))
         except LeanganError as error:

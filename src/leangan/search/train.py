@@ -150,8 +150,8 @@ def distill(
     original = teacher if isinstance(teacher, Generator) else sources.load(teacher, **loading or {})
     _set_threads(threads)
     features = dict(features or {})
-    if len(features) > 1 or (features and processes.count() > 1):
-        raise UsageError("Features are matched in one way, and in one process.")
+    if len(features) > 1:
+        raise UsageError("Features are matched in one way.")
     asked = {
         "model": title(student, student),
         "teacher": title(teacher, original),

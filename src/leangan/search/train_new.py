@@ -22,8 +22,10 @@ from leangan.graph.cost import macs as count_macs
 from leangan.search.data import data_path
 from leangan.search.lesson import Taught
 from leangan.search.students import read_arguments
+from leangan.tasks.arrays import FAR
 from leangan.tasks.images import from_port, list_images, read_image, to_8_bit
 from leangan.tasks.pictures import cover, crop
+from leangan.training import processes
 from leangan.training.adversary import Discriminator
 from leangan.training.discriminators import SpectralDiscriminator
 from leangan.training.examples import Batch, order
@@ -51,7 +53,7 @@ class Pictures:
 
     def at(self, step: int, batch: int, seed: int, place: slice) -> Batch:
         """The batch of a step."""
-        rng = torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+        rng = torch.Generator().manual_seed((seed + 1) * FAR + step)
         latents = torch.randn(batch, *self.latent, generator=rng)[place]
         picks = order(len(self.real), step, batch, seed)[place]
         low, high = self.range
@@ -103,6 +105,8 @@ def train_gan(
         LeanganError: the pictures cannot be read, or training diverges.
     """
     say = progress or (lambda message, done=None, total=None: None)
+    if processes.count() > 1:
+        raise UsageError("A discriminator learns beside the generator, which needs one process.")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     source = data_path(data)
     assert source is not None
@@ -131,7 +135,6 @@ def train_gan(
     rate = settings.lr or _RATE
     settings = dataclasses.replace(settings, lr=rate)
     student = _Whole(network).to(memory_format=torch.channels_last)
-    show = _Sheet(run.folder, picture, shape, settings.seed)
     found = train(
         student,
         None,
@@ -142,10 +145,9 @@ def train_gan(
             judge.to(memory_format=torch.channels_last), game=game, slope=slope, lr=rate,
             beta=settings.beta,
         ),
-        show=show,
+        show=_Sheet(run.folder, picture, shape, settings.seed),
         progress=say,
     )  # fmt: skip
-    show(student, found.steps)
     network.eval().to(memory_format=torch.contiguous_format)
     made = sources.load(network, example_inputs=[torch.randn(latent.typical)], task=family.task)
     # What the family knows of its ports, the graph alone does not tell.

@@ -50,6 +50,8 @@ class Arrays:
         without: Collection[str] = (),
     ) -> Iterator[Sample]:
         """Random parts of the files' arrays; latents and noise are drawn without any."""
+        if source is None:
+            _check_drawn(generator)
         return array_examples(generator, source, seed=seed, without=without)
 
     def quality(
@@ -103,10 +105,8 @@ def array_examples(
 
     Raises:
         LeanganError: no row is left, or a file cannot be read.
-        UsageError: there is no source, and the inputs cannot be drawn.
     """
     if source is None:
-        _check_drawn(generator)
         # Seeds from below zero: those of `drawn_data` are at zero and above.
         yield from (
             Sample(f"drawn {i}", generator.example({"N": 1}, seed=-seed * FAR - i - 1))

@@ -30,6 +30,17 @@ class TooSmall(LeanganError):
     """A picture has too few pixels for one sample."""
 
 
+def needed_folder(generator: Generator, source: Path | None) -> Path:
+    """Where the pictures lie.
+
+    Raises:
+        UsageError: nobody said.
+    """
+    if source is None:
+        raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
+    return source
+
+
 def picture_data(source: Path, make: Make, *, limit: int, seed: int) -> Data:
     """Samples of the pictures under `source`, two thirds for calibration.
 

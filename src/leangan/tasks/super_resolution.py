@@ -19,6 +19,7 @@ from leangan.tasks.pictures import (
     Make,
     TooSmall,
     crop,
+    needed_folder,
     picture_data,
     picture_examples,
     scale,
@@ -46,7 +47,9 @@ class SuperResolution:
 
         The input is of the typical size, or less where a picture is small.
         """
-        return picture_data(_folder(generator, source), _maker(generator), limit=limit, seed=seed)
+        return picture_data(
+            needed_folder(generator, source), _maker(generator), limit=limit, seed=seed
+        )
 
     def examples(
         self,
@@ -57,7 +60,7 @@ class SuperResolution:
         without: Collection[str] = (),
     ) -> Iterator[Sample]:
         """Crops of the typical size; pictures that are too small for it are left out."""
-        folder, make = _folder(generator, source), _maker(generator, whole=True)
+        folder, make = needed_folder(generator, source), _maker(generator, whole=True)
         return picture_examples(folder, make, seed=seed, without=without)
 
     def quality(
@@ -100,12 +103,6 @@ def shrink(rgb: Tensor, height: int, width: int) -> Tensor:
     image = to_8_bit(rgb).resize((width, height), Image.Resampling.BICUBIC)
     levels = np.array(image, dtype=np.float32).reshape(height, width, -1)
     return torch.from_numpy(levels).permute(2, 0, 1) / 255
-
-
-def _folder(generator: Generator, source: Path | None) -> Path:
-    if source is None:
-        raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
-    return source
 
 
 def _maker(generator: Generator, *, whole: bool = False) -> Make:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.tasks.base import Data, Sample, Score
 from leangan.tasks.images import Picture, to_port
@@ -15,6 +14,7 @@ from leangan.tasks.pictures import (
     Make,
     cover,
     crop,
+    needed_folder,
     picture_data,
     picture_examples,
     scale,
@@ -38,7 +38,9 @@ class Translation:
         self, generator: Generator, source: Path | None, *, limit: int = 48, seed: int = 0
     ) -> Data:
         """Pictures whose shorter side is resized to the typical size, then cropped to it."""
-        return picture_data(_folder(generator, source), _maker(generator), limit=limit, seed=seed)
+        return picture_data(
+            needed_folder(generator, source), _maker(generator), limit=limit, seed=seed
+        )
 
     def examples(
         self,
@@ -49,7 +51,7 @@ class Translation:
         without: Collection[str] = (),
     ) -> Iterator[Sample]:
         """Parts of pictures at many scales."""
-        folder, make = _folder(generator, source), _maker(generator)
+        folder, make = needed_folder(generator, source), _maker(generator)
         least = working_size(generator.signature.inputs[0])
         return picture_examples(folder, make, seed=seed, without=without, least=least)
 
@@ -62,12 +64,6 @@ class Translation:
     ) -> dict[str, Score]:
         """PSNR, SSIM, perceptual distance, mean shift."""
         return image_quality(generator.signature.outputs[0], reference, output)
-
-
-def _folder(generator: Generator, source: Path | None) -> Path:
-    if source is None:
-        raise UsageError(f"{generator.name} needs pictures: give a folder with --data.")
-    return source
 
 
 def _maker(generator: Generator) -> Make:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from leangan.files import atomic_folder
+from leangan.tasks.arrays import FAR
 from leangan.tasks.base import Sample
 
 _PART = 32
@@ -80,16 +82,10 @@ def order(count: int, step: int, batch: int, seed: int) -> list[int]:
     return picks
 
 
-_kept: dict[tuple[int, int, int], list[int]] = {}
-
-
+@functools.lru_cache(maxsize=2)  # a batch may end one round and begin the next
 def _permutation(count: int, seed: int, turn: int) -> list[int]:
-    key = count, seed, turn
-    if key not in _kept:
-        _kept.clear()
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + turn)
-        _kept[key] = torch.randperm(count, generator=rng).tolist()
-    return _kept[key]
+    rng = torch.Generator().manual_seed(seed * FAR + turn)
+    return torch.randperm(count, generator=rng).tolist()
 
 
 def prepare(

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -116,7 +116,7 @@ def train(
             has to train learns along.
         adversary: a discriminator that learns beside.
         hooks: called after each step.
-        show: called as show(student, step) now and then, to draw samples.
+        show: called as show(student, step) now and then and in the end, to draw samples.
         progress: called as progress(message, done, total).
 
     Raises:
@@ -164,7 +164,7 @@ def train(
                 optimizer.zero_grad()
                 fabric.backward(torch.stack(list(terms.values())).sum())
 
-            wrong = watch.see({name: float(term.detach()) for name, term in terms.items()})
+            wrong = watch.see(_seen(fabric, terms))
             if wrong:
                 _go_back(kept, run, wrong)
                 say(f"Diverged: {wrong}; back to step {at.step}, at half the rate")
@@ -201,6 +201,8 @@ def train(
     if average is not None:
         student.load_state_dict(average)
     student.cpu()
+    if show and processes.is_first():  # what is delivered; a short run has no other
+        show(student, at.step)
     run.close()
     share_computing = min(1.0, at.computed / max(at.seconds, 1e-9))
     return Trained(at.step, at.seconds, share_computing, dict(watch.parts), at.rollbacks)
@@ -318,6 +320,16 @@ class _Clock:
             return False
         self._last[what] = now
         return True
+
+
+def _seen(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """The losses as numbers, of all processes: they must agree on what went wrong."""
+    values = torch.stack([term.detach().float() for term in terms.values()])
+    if fabric.world_size > 1:
+        reduced = fabric.all_reduce(values, reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        values = reduced
+    return dict(zip(terms, values.tolist(), strict=True))
 
 
 def _share(fabric: Fabric, step: int, seconds: float, settings: TrainSettings) -> float:

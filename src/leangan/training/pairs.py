@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
+from leangan.graph.observe import observe
 from leangan.graph.operators import aten, is_call, read_convolution
 
 
@@ -63,17 +63,17 @@ def _maps(
     module: GraphModule, inputs: tuple[Tensor, ...]
 ) -> dict[tuple[int, ...], list[tuple[str, int]]]:
     """By spatial size, name and channels of what convolutions and residual additions put out."""
-    seen = _Shapes(module)
-    with torch.no_grad():
-        seen.run(*inputs)
     last = module.graph.output_node().all_input_nodes[0]
+    seen = {
+        node.name: _Shape()
+        for node in module.graph.nodes
+        if node is not last
+        and (read_convolution(node) or (is_call(node, aten.add) and _of_two(node)))
+    }
+    observe(module, [inputs], {name: [shape] for name, shape in seen.items()})
     found: dict[tuple[int, ...], list[tuple[str, int]]] = {}
-    for node in module.graph.nodes:
-        shape = seen.shapes.get(node)
-        if shape is None or len(shape) < 3 or node is last:
-            continue
-        if read_convolution(node) or (is_call(node, aten.add) and _of_two(node)):
-            found.setdefault(shape[2:], []).append((node.name, shape[1]))
+    for name, (_, channels, *size) in ((n, s.shape) for n, s in seen.items() if len(s.shape) > 2):
+        found.setdefault(tuple(size), []).append((name, channels))
     return found
 
 
@@ -81,16 +81,14 @@ def _of_two(node: Node) -> bool:
     return len([n for n in node.args[:2] if isinstance(n, Node)]) == 2
 
 
-class _Shapes(Interpreter):
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
-        self.shapes: dict[Node, tuple[int, ...]] = {}
+@dataclass
+class _Shape:
+    """Of the value that was seen."""
 
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n] = tuple(value.shape)
-        return value
+    shape: tuple[int, ...] = ()
+
+    def see(self, value: Tensor) -> None:
+        self.shape = tuple(value.shape)
 
 
 def watched(module: GraphModule, names: Sequence[str]) -> GraphModule:

@@ -1,13 +1,13 @@
-"""Several processes that train together, as torchrun starts them."""
+"""Several processes that train together, as torchrun starts them.
+
+Without torch where it is only asked who this is: the command line asks.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from torch import distributed
 
 
 def count() -> int:
@@ -22,6 +22,9 @@ def is_first() -> bool:
 
 def join() -> None:
     """Meet the others, before anything is shared."""
+    import torch
+    from torch import distributed
+
     if count() > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
@@ -29,6 +32,8 @@ def join() -> None:
 @contextmanager
 def first_alone() -> Iterator[None]:
     """The first process goes through the block alone; the others find what it left."""
+    from torch import distributed
+
     if count() > 1 and not is_first():
         distributed.barrier()
     yield

@@ -10,13 +10,12 @@ from torch.fx import GraphModule
 
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
-from leangan.graph.rewrite import recapture, set_tensor
+from leangan.graph.rewrite import recapture, set_tensor, views_as_reshapes
 from leangan.graph.weights import stored_weights, with_weights
 from leangan.techniques.codebook.books import find_books
 from leangan.training.fake_quant import insert_rounding, write_back
 from leangan.training.forms import Form, Levels, Masked
 
-_aten = torch.ops.aten
 _SPARSE = 0.05
 """A weight with more zeros than this was pruned, and keeps them."""
 
@@ -40,7 +39,8 @@ class Student(nn.Module):
         """
         super().__init__()
         self.generator = generator
-        self.graph = _plain_views(generator.module())
+        self.graph = generator.module()
+        views_as_reshapes(self.graph)
         if not any(p.dtype.is_floating_point for p in self.graph.parameters()):
             raise UsageError(f"{generator.name} has no weights that could be trained.")
         # A quantized graph holds integers where others hold such weights.
@@ -98,12 +98,3 @@ def _held(generator: Generator, module: GraphModule, prunable: bool) -> Iterable
             yield Levels(books[weight.path])
         elif prunable or float((weight.tensor == 0).float().mean()) > _SPARSE:
             yield Masked(weight.path, weight.tensor)
-
-
-def _plain_views(module: GraphModule) -> GraphModule:
-    """Views are impossible on some layouts in memory; a reshape copies where it must."""
-    for node in module.graph.nodes:
-        if node.target in (_aten.view.default, _aten._unsafe_view.default):
-            node.target = _aten.reshape.default
-    module.recompile()
-    return module

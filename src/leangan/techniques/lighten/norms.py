@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Step
 from leangan.graph.fuse import normalize
+from leangan.graph.observe import observe
 from leangan.graph.operators import arguments, aten, is_call
 from leangan.graph.rewrite import new_tensor_node, recapture, tidy
 from leangan.techniques.order import refuse_quantized
@@ -39,13 +39,12 @@ def freeze_norms(generator: Generator, samples: Sequence[tuple[Tensor, ...]]) ->
     norms = [n for n in module.graph.nodes if is_call(n, aten.instance_norm)]
     if not norms:
         raise LeanganError(f"{generator.name} has no instance normalization.")
-    seen = _Statistics(module, norms)
-    with torch.no_grad():
-        for inputs in samples:
-            seen.run(*inputs)
+    seen = {node.all_input_nodes[0].name: _Statistics() for node in norms}
+    observe(module, samples, {name: [one] for name, one in seen.items()})
     for number, node in enumerate(norms):
         named = arguments(node)
-        mean, variance = (torch.stack(x).mean(0) for x in seen.found[node])
+        found = seen[node.all_input_nodes[0].name]
+        mean, variance = (torch.stack(x).mean(0) for x in (found.means, found.variances))
         statistics = [
             new_tensor_node(module, node, f"frozen_norm_{number}.{name}", value, learned=False)
             for name, value in (("mean", mean), ("variance", variance))
@@ -61,18 +60,14 @@ def freeze_norms(generator: Generator, samples: Sequence[tuple[Tensor, ...]]) ->
     return normalize(recapture(generator, module, Step("freeze_norms", {"norms": len(norms)})))
 
 
-class _Statistics(Interpreter):
-    """Means and variances over positions of what enters each norm, per channel."""
+@dataclass
+class _Statistics:
+    """Means and variances over positions, per channel, one pair per sample."""
 
-    def __init__(self, module: GraphModule, norms: Sequence[Node]) -> None:
-        super().__init__(module)
-        self.found: dict[Node, tuple[list[Tensor], list[Tensor]]] = {n: ([], []) for n in norms}
+    means: list[Tensor] = field(default_factory=list)
+    variances: list[Tensor] = field(default_factory=list)
 
-    def run_node(self, n: Node) -> Any:
-        if n in self.found:
-            x = self.env[n.all_input_nodes[0]]
-            axes = tuple(range(2, x.dim()))
-            means, variances = self.found[n]
-            means.append(x.mean(axes).mean(0))
-            variances.append(x.var(axes, unbiased=False).mean(0))
-        return super().run_node(n)
+    def see(self, value: Tensor) -> None:
+        axes = tuple(range(2, value.dim()))
+        self.means.append(value.mean(axes).mean(0))
+        self.variances.append(value.var(axes, unbiased=False).mean(0))

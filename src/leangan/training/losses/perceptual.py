@@ -68,6 +68,7 @@ def style() -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _unit(features: Tensor) -> Tensor:
+    # As in measure/perceptual.py, but with a slope where all features are zero.
     return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 
