@@ -146,6 +146,41 @@ def test_a_discriminator_from_its_file_judges_while_a_student_learns(digits, tmp
         )  # fmt: skip
 
 
+def test_a_new_discriminator_learns_what_its_layers_are_to_see_alike(tmp_path):
+    from task_nets import latent_net
+
+    from leangan.search.lesson import Judge
+
+    few = lg.TrainSettings(steps=6, batch=4, lr=1e-3, precision="fp32", examples=16)
+    words = "patchgan:widths=[8,16],strides=[2,1,1]"
+    found = lg.distill(
+        latent_net(), latent_net(), None, tmp_path / "run", settings=few, threads=1,
+        judge=Judge(words, 0.05, matching=0.1),
+    )  # fmt: skip
+    assert set(found.facts["training"]["losses"]) == {"charbonnier", "adversarial", "matching"}
+    assert found.facts["settings"]["judge"]["matching"] == 0.1
+    with pytest.raises(UsageError, match="cannot be built"):
+        lg.distill(
+            latent_net(), latent_net(), None, tmp_path / "other", settings=few,
+            judge=Judge("patchgan:width=8"),
+        )  # fmt: skip
+
+
+def test_matching_is_the_difference_of_layers_and_leaves_the_judge_alone():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3))
+    judge = Discriminator(network, maps=lambda x: [network[0](x)], matching=2.0)
+    real, made = batch(1), (batch(2) - 1).requires_grad_()
+    seen, wanted = network[0](made), network[0](real)
+    expected = 2 * float((seen - wanted).abs().mean() / wanted.abs().mean())
+    terms = judge.terms(made, Batch((), real))
+    assert float(terms["matching"].detach()) == pytest.approx(expected, rel=1e-5)
+    terms["matching"].backward()
+    assert made.grad.abs().max() > 0
+    assert network[0].weight.grad is None
+    assert float(judge.terms(real, Batch((), real))["matching"]) == 0
+
+
 def test_a_sigmoid_at_the_end_of_a_discriminator_goes(digits):
     from task_nets import latent_net
 

@@ -53,10 +53,18 @@ Loss = Annotated[
 ]
 JudgeFile = Annotated[
     str | None,
-    _option("--judge", metavar="MODEL", help="A discriminator that learns beside, from its file."),
+    _option(
+        "--judge",
+        metavar="MODEL",
+        help="A discriminator that learns beside, from its file; or patchgan, a new one.",
+    ),
 ]
 JudgeWeight = Annotated[
     float, typer.Option("--adversarial", help="Weight of its verdict.", rich_help_panel=PANEL)
+]
+Matching = Annotated[
+    float,
+    _option("--matching", help="Weight of the difference in what the judge's layers see."),
 ]
 Size = Annotated[
     int | None,
@@ -93,6 +101,7 @@ class Lesson:
     loss: str | None
     judge: str | None
     adversarial: float
+    matching: float
     plain: dict[str, Any]
     """What the library takes as it is."""
 
@@ -106,7 +115,9 @@ class Lesson:
 
         from leangan.search.lesson import Judge
 
-        judge = None if self.judge is None else Judge(self.judge, self.adversarial)
+        judge = None if self.judge is None else Judge(
+            self.judge, self.adversarial, matching=self.matching
+        )  # fmt: skip
         return {"settings": made, "losses": losses, "judge": judge, **self.plain}
 
 
@@ -118,6 +129,7 @@ def _lesson(
     loss: Loss = None,
     judge: JudgeFile = None,
     adversarial: JudgeWeight = 0.01,
+    matching: Matching = 0.0,
     crop: Size = None,
     ema: Ema = None,
     precision: Precision = None,
@@ -131,7 +143,7 @@ def _lesson(
             "time": time, "steps": steps, "batch": batch, "lr": lr, "ema": ema,
             "precision": precision, "seed": seed,
         },
-        loss, judge, adversarial,
+        loss, judge, adversarial, matching,
         {"size": crop, "limit": limit, "resume": resume, "threads": threads},
     )  # fmt: skip
 

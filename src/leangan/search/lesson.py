@@ -22,6 +22,7 @@ from leangan.report.json_report import finite
 from leangan.search.data import affordable, data_path
 from leangan.search.judge import quality_of
 from leangan.search.sheets import Sheets
+from leangan.search.students import new_network
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.training import processes
@@ -52,16 +53,19 @@ _EXACT_DB = {"finetune": 50.0, "distill": 35.0}
 
 @dataclass(frozen=True)
 class Judge:
-    """A discriminator that learns beside a student, from its own file."""
+    """A discriminator that learns beside a student."""
 
     source: Any
-    """Whatever `leangan.load` takes; of a file with a whole GAN its discriminator."""
+    """Whatever `leangan.load` takes, and of a file with a whole GAN its discriminator; or the
+    name of a family, for one that knows nothing yet: "patchgan:widths=[32,64,128]"."""
     weight: float = 0.01
     """Of its verdict beside the other losses."""
     game: str = "non-saturating"
     """A name of `training.losses.adversarial.GAMES`."""
     slope: float = 0.0
     """Weight of the R1 penalty."""
+    matching: float = 0.0
+    """Weight of the difference in what its layers see, see `adversary.Discriminator`."""
 
     def to_json(self) -> dict[str, Any]:
         """As in a run's settings."""
@@ -98,11 +102,22 @@ class Lesson:
         if self.judge is None:
             return None
         source = self.judge.source
-        loaded = source if isinstance(source, Generator) else _load_judge(source)
+        loaded = source if isinstance(source, Generator) else self._load_judge()
+        network = GraphDiscriminator(loaded, self.original)
         return Discriminator(
-            GraphDiscriminator(loaded, self.original), game=self.judge.game,
-            weight=self.judge.weight, slope=self.judge.slope, lr=self.settings.lr or 2e-4,
+            network, game=self.judge.game, weight=self.judge.weight, slope=self.judge.slope,
+            lr=self.settings.lr or 2e-4, maps=network.maps, matching=self.judge.matching,
         )  # fmt: skip
+
+    def _load_judge(self) -> Generator:
+        assert self.judge is not None
+        source, port = str(self.judge.source), self.original.signature.outputs[0]
+        fresh = new_network(source, "discriminator", self.settings.seed)
+        if fresh is not None:
+            return sources.load(fresh, example_inputs=[torch.zeros(port.typical)])
+        if Path(source).suffix == ".pt2":  # it holds one network, whatever it is
+            return sources.load(source)
+        return sources.load(self.judge.source, part="discriminator")
 
 
 def teach(
@@ -215,13 +230,6 @@ def _rate(lesson: str, student: Student) -> float:
     if student.rounded:
         return 2e-5
     return 2e-4 if "codebooks" in student.what else 3e-4
-
-
-def _load_judge(source: Any) -> Generator:
-    """The discriminator of a file; a `.pt2` holds one network, whatever it is."""
-    if isinstance(source, str | Path) and Path(source).suffix == ".pt2":
-        return sources.load(source)
-    return sources.load(source, part="discriminator")
 
 
 def _prepare(

@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from leangan import architectures, sources
+from leangan.architectures.base import Part
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Signature
 from leangan.tasks.base import Sample
@@ -66,23 +67,44 @@ def make_student(
     if name in WHOLE:
         progress(f"Making the student {name}")
         return WHOLE[name](teacher, inputs)
-    families = {a.name: a for a in architectures.all_architectures() if a.part == "generator"}
-    if name not in families or exists:
+    module = new_network(str(spec), "generator", seed)
+    if module is None:
         try:
             return sources.load(str(spec))
         except LeanganError as error:
+            families = architectures.part_architectures("generator")
             raise UsageError(
                 f"{spec!r} is no student: write {_NARROW}:0.25, "
                 f"{', '.join(f'{n}:0.5' for n in LIGHTER)}, {', '.join(WHOLE)}, a file, or one of "
-                f"{', '.join(families)}. {error}"
+                f"{', '.join(a.name for a in families)}. {error}"
             ) from error
+    made = sources.load(module, example_inputs=teacher.example(), task=teacher.task)
+    return _with_ports(made, teacher, name)
+
+
+def new_network(spec: str, part: Part, seed: int) -> nn.Module | None:
+    """A network of a known family, with random weights.
+
+    Args:
+        spec: the family's name, with arguments where wanted: "srvgg:width=32".
+        part: that it plays in a GAN.
+        seed: of the weights.
+
+    Returns:
+        None where no such family plays this part, or a file of that name exists.
+
+    Raises:
+        UsageError: it cannot be built so.
+    """
+    name, _, rest = spec.partition(":")
+    families = {a.name: a for a in architectures.part_architectures(part)}
+    if name not in families or Path(spec).exists():
+        return None
     torch.manual_seed(seed)
     try:
-        module = families[name].build(**read_arguments(rest))
+        return families[name].build(**read_arguments(rest)).eval()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{spec!r} cannot be built: {error}") from error
-    made = sources.load(module.eval(), example_inputs=teacher.example(), task=teacher.task)
-    return _with_ports(made, teacher, name)
 
 
 def _with_ports(made: Generator, teacher: Generator, name: str) -> Generator:

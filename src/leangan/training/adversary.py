@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class Discriminator:
         slope: float = 1.0,
         lr: float = 2e-4,
         beta: float = 0.5,
+        maps: Callable[[Tensor], list[Tensor]] | None = None,
+        matching: float = 0.0,
     ) -> None:
         """Begin with the network as it is.
 
@@ -43,6 +46,9 @@ class Discriminator:
             slope: weight of the R1 penalty; 0 for none.
             lr: of Adam.
             beta: Adam's first decay.
+            maps: pictures to what the network's layers put out, for `matching`.
+            matching: weight of the mean difference of these between what is made and what is
+                wanted: feature matching (Salimans et al. 2016; Wang et al. 2018, pix2pixHD).
 
         Raises:
             UsageError: there is no such game.
@@ -51,6 +57,7 @@ class Discriminator:
             raise UsageError(f"There is no game {game!r}; choose from {', '.join(GAMES)}.")
         self.network, self.game, self.weight, self.slope = network, GAMES[game], weight, slope
         self.optimizer = torch.optim.Adam(network.parameters(), lr, (beta, 0.99), fused=True)
+        self.maps, self.matching = maps, matching
         self.right, self.step, self.waited = 0.5, 0, 0
 
     def to(self, device: torch.device) -> None:
@@ -61,13 +68,22 @@ class Discriminator:
         """The student's side of the game."""
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
-        return {"adversarial": self.weight * self.game.maker(self.network(made.float()))}
+        terms = {"adversarial": self.weight * self.game.maker(self.network(made.float()))}
+        if self.maps is not None and self.matching:
+            with torch.no_grad():
+                wanted = self.maps(_real(batch))
+            apart = [
+                (a - b).abs().mean() / b.abs().mean().clamp_min(1e-8)
+                for a, b in zip(self.maps(made.float()), wanted, strict=True)
+            ]
+            terms["matching"] = self.matching * torch.stack(apart).mean()
+        return terms
 
     def learn(self, made: Tensor, batch: Batch, share: float) -> dict[str, float]:
         """One step of the discriminator, unless it wins anyway."""
         for parameter in self.network.parameters():
             parameter.requires_grad_(True)
-        real = batch.wanted if batch.truth is None else batch.truth
+        real = _real(batch)
         real_scores, made_scores = self.network(real), self.network(made.float())
         loss = self.game.judge(real_scores, made_scores)
         if self.slope and self.step % _R1_EVERY == 0:
@@ -96,3 +112,7 @@ class Discriminator:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.right, self.step, self.waited = state["right"], state["step"], state["waited"]
+
+
+def _real(batch: Batch) -> Tensor:
+    return batch.wanted if batch.truth is None else batch.truth

@@ -7,7 +7,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from leangan.errors import UsageError
 from leangan.generator import Generator
-from leangan.graph.operators import aten, is_call
+from leangan.graph.operators import aten, is_call, read_convolution
+from leangan.training.pairs import watched
 from leangan.training.student import Student
 
 
@@ -69,8 +70,13 @@ class GraphDiscriminator(nn.Module):
             if is_call(node, aten.sigmoid) and all(u.op == "output" for u in node.users):
                 node.replace_all_uses_with(node.all_input_nodes[0])
         graph.eliminate_dead_code()
-        self.network.graph.recompile()
+        seen = [node.name for node in graph.nodes if read_convolution(node)]
+        watched(self.network.graph, seen[:-1])
 
     def forward(self, made: Tensor) -> Tensor:
         """Scores of any shape, higher for what looks real."""
         return self.network(made)[0]
+
+    def maps(self, made: Tensor) -> list[Tensor]:
+        """What its convolutions put out, but for the last one."""
+        return list(self.network(made)[1:])
