@@ -280,6 +280,21 @@ class Small(nn.Module):
 """
 
 
+def test_what_becomes_prunable_is_measured_before_and_after(net, folder, tmp_path):
+    found = lg.finetune(
+        net, folder / "photos", tmp_path / "run", settings=FEW, l1=1e-6, slim=50.0, threads=1
+    )
+    before, after = found.facts["idle"]
+    assert set(before) == {"weights", "channels"}
+    assert after["channels"] > before["channels"]
+    assert {"charbonnier", "penalty"} == set(found.facts["training"]["losses"])
+    with pytest.raises(UsageError, match="all weights are free"):
+        lg.finetune(
+            lg.prune_weights(net, 0.5), folder / "photos", tmp_path / "b", settings=FEW,
+            teacher=net, slim=1.0,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_student_may_be_code_of_ones_own(net, folder, tmp_path, live):
     file = tmp_path / "own + mine.py"

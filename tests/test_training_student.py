@@ -12,7 +12,8 @@ import leangan as lg
 from leangan.generator import Step
 from leangan.techniques.codebook.books import find_books
 from leangan.training.forms import Levels, Masked
-from leangan.training.sparse import GradualPruning, l1_penalty
+from leangan.training.settings import TrainSettings
+from leangan.training.sparse import ChannelShrink, GradualPruning, idle_shares, l1_penalty
 from leangan.training.student import Student
 
 
@@ -151,6 +152,54 @@ def test_the_penalty_is_the_sum_of_absolute_weights(net):
     weights = [w.detach() for w in net.program.state_dict.values() if w.dim() > 1]
     expected = sum(float(w.abs().sum()) for w in weights)
     assert float(l1_penalty(student)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_channels_that_nobody_needs_shrink_to_zero_and_the_others_do_not():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.InstanceNorm2d(16, affine=True), nn.ReLU(),
+        nn.Conv2d(16, 3, 3, padding=1),
+    )  # fmt: skip
+    unneeded = torch.arange(16) % 2 == 1
+    layers[3].weight.data[:, unneeded] = 0
+    net = lg.load(layers.eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+    settings = TrainSettings(steps=60, lr=3e-3)
+    student = Student(net)
+    shrink = ChannelShrink(net, 20.0, settings)
+    adam = torch.optim.Adam(student.parameters(), 3e-3)
+    for step in range(60):
+        inputs = net.example({"H": 16, "W": 16}, seed=step)
+        loss = (student(*inputs)[0] - net(*inputs)).abs().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        shrink.after_step(student, step / 60)
+    made = student.finished(Step("finetune", {}))
+    state = made.program.state_dict
+    kernel, scale = (
+        next(w for n, w in state.items() if n.endswith(e)) for e in ("0.weight", "1.weight")
+    )
+    assert torch.equal(kernel.abs().sum((1, 2, 3)) == 0, unneeded)
+    assert torch.equal(scale == 0, unneeded)
+    assert idle_shares(net)["channels"] == 0
+    assert idle_shares(made)["channels"] == 0.5
+    # What is left can be cut without a trace.
+    data = [net.example({"H": 16, "W": 16}, seed=seed) for seed in range(4)]
+    half = lg.prune_channels(made, 0.5, data=data, multiple=1)
+    x = net.example({"H": 24, "W": 20}, seed=99)
+    torch.testing.assert_close(half(*x), made(*x), atol=1e-4, rtol=0)
+
+
+def test_a_channel_shrinks_by_the_rate_times_the_usual_size(net):
+    shrink = ChannelShrink(net, 10.0, TrainSettings(steps=10, lr=1e-3, warmup=0.0))
+    student = Student(net)
+    before = student.graph.get_parameter("0.weight").detach().clone()
+    shrink.after_step(student, 0.0)
+    after = student.graph.get_parameter("0.weight").detach()
+    bias = net.program.state_dict["0.bias"]
+    sizes = (before.square().sum((1, 2, 3)) + bias.square()).sqrt()
+    expected = before * (1 - 0.01 * sizes.mean() / sizes)[:, None, None, None]
+    torch.testing.assert_close(after, expected)
 
 
 def test_a_student_is_a_copy(net, data):

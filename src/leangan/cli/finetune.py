@@ -16,6 +16,7 @@ Examples:
   leangan finetune int8.pt2 --teacher netG.pth --data photos --steps 2000 -o tuned8
   leangan finetune netG.pth --zeros 0.5 --data photos --time 10m -o sparse
   leangan finetune netG.pth --l1 1e-7 --data photos --time 10m -o thin
+  leangan finetune netG.pth --slim 2 --data photos --time 10m -o slim
 
 \b
 What was done to the weights stays done: zeros stay zero, codebooks learn their levels, and what
@@ -47,12 +48,6 @@ def command(
             help="Set this share of the weights to zero on the way.",
         ),
     ] = None,
-    l1: Annotated[
-        float,
-        typer.Option(
-            "--l1", show_default=False, help="Weight of the sum of all absolute weights: 1e-7, say."
-        ),
-    ] = 0.0,
     *,
     lesson: training.Lesson,
     loading: options.Loading,
@@ -71,7 +66,6 @@ def command(
                 data,
                 out,
                 teacher=teacher,
-                l1=l1,
                 zeros=zeros,
                 progress=tell,
                 loading=loading.keywords(),

@@ -70,6 +70,12 @@ Size = Annotated[
     int | None,
     _option("--crop", min=8, help="Height, width or length of the inputs to train on."),
 ]
+L1 = Annotated[
+    float, _option("--l1", min=0.0, help="Weight of the sum of all absolute weights: 1e-7, say.")
+]
+Slim = Annotated[
+    float, _option("--slim", min=0.0, help="How fast to make unneeded channels smaller: 2, say.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in DIR.", rich_help_panel=PANEL)
 ]
@@ -130,6 +136,8 @@ def _lesson(
     judge: JudgeFile = None,
     adversarial: JudgeWeight = 0.01,
     matching: Matching = 0.0,
+    l1: L1 = 0.0,
+    slim: Slim = 0.0,
     crop: Size = None,
     ema: Ema = None,
     precision: Precision = None,
@@ -144,7 +152,10 @@ def _lesson(
             "precision": precision, "seed": seed,
         },
         loss, judge, adversarial, matching,
-        {"size": crop, "limit": limit, "resume": resume, "threads": threads},
+        {
+            "size": crop, "l1": l1, "slim": slim, "limit": limit, "resume": resume,
+            "threads": threads,
+        },
     )  # fmt: skip
 
 
@@ -165,6 +176,14 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if facts["held"]:
         held = ", ".join(f"{number} {kind}" for kind, number in facts["held"].items())
         found.append(f"kept     {held}")
+    if facts["idle"]:
+        shares = [
+            f"{before:.1%} -> {after:.1%} of the {kind}"
+            for (kind, before), after in zip(
+                facts["idle"][0].items(), facts["idle"][1].values(), strict=True
+            )
+        ]
+        found.append(f"idle     {', '.join(shares)}: below a hundredth of what is usual")
     if facts["pairs"]:
         pairs = ", ".join(" and ".join(pair) for pair in facts["pairs"])
         found.append(f"features {pairs}")

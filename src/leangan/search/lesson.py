@@ -30,11 +30,11 @@ from leangan.training.adversary import Discriminator
 from leangan.training.discriminators import GraphDiscriminator
 from leangan.training.examples import Examples, prepare
 from leangan.training.features import FeatureMatch
-from leangan.training.loop import train
+from leangan.training.loop import Hook, train
 from leangan.training.losses import Objective, usual_losses
 from leangan.training.run import RunFolder
 from leangan.training.settings import TrainSettings
-from leangan.training.sparse import GradualPruning
+from leangan.training.sparse import ChannelShrink, GradualPruning, idle_shares, l1_penalty
 from leangan.training.speed import settle
 from leangan.training.student import Student
 from leangan.training.teacher import teacher as open_teacher
@@ -96,6 +96,32 @@ class Lesson:
     judge: Judge | None
     size: int | None
     limit: int | None
+    l1: float = 0.0
+    """Weight of the sum of absolute weights."""
+    slim: float = 0.0
+    """Strength of a `ChannelShrink`."""
+    zeros: float | None = None
+    """Share of the weights to cut on the way."""
+
+    def check(self, student: Student) -> None:
+        """Refuse what cannot be asked of such a student."""
+        if self.slim and student.what:
+            raise UsageError(
+                f"Channels are made smaller where all weights are free; here are {student.what}."
+            )
+
+    def hooks(self, begin: Generator, settings: TrainSettings) -> list[Hook]:
+        """What is done to the student after each step."""
+        found: list[Hook] = []
+        if self.zeros is not None:
+            found.append(GradualPruning(self.zeros))
+        if self.slim:
+            found.append(ChannelShrink(begin, self.slim, settings))
+        return found
+
+    def penalty(self, student: Student) -> torch.Tensor:
+        """Of the student's weights alone."""
+        return self.l1 * l1_penalty(student)
 
     def adversary(self) -> Discriminator | None:
         """The judge, ready to learn."""
@@ -127,8 +153,6 @@ def teach(
     *,
     resume: bool,
     say: Progress,
-    penalty: Callable[[Student], torch.Tensor] | None = None,
-    zeros: float | None = None,
     features: Mapping[str, float] | None = None,
 ) -> Taught:
     """Prepare, train, judge, write."""
@@ -147,7 +171,7 @@ def teach(
         "data": str(lesson.data) if lesson.data is not None else None,
         "losses": losses,
         "judge": lesson.judge.to_json() if lesson.judge else None,
-        "size": lesson.size,
+        **{key: getattr(lesson, key) for key in ("size", "l1", "slim", "zeros")},
         **settings.to_json(),
     }
     done = _finished(lesson.out, asked) if resume else None
@@ -158,7 +182,8 @@ def teach(
         run = RunFolder(lesson.out, asked, resume=resume)
         generator = begin(samples)
         _check_ports(generator, original)
-        student = Student(generator, prunable=zeros is not None)
+        student = Student(generator, prunable=lesson.zeros is not None)
+        lesson.check(student)
         settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         scaled = _training_size(original, lesson.size)
         settings, examples = _prepare(
@@ -175,10 +200,10 @@ def teach(
         examples,
         settings,
         run,
-        penalty=penalty,
+        penalty=lesson.penalty if lesson.l1 else None,
         features=match,
         adversary=lesson.adversary(),
-        hooks=[GradualPruning(zeros)] if zeros is not None else (),
+        hooks=lesson.hooks(generator, settings),
         show=Sheets(run.folder, original, samples.held_out[:_SHOWN]),
         progress=say,
     )
@@ -198,6 +223,7 @@ def teach(
             "macs": count_macs(made),
             "params": made.params,
             "held": student.what,
+            "idle": [idle_shares(generator), idle_shares(made)] if lesson.l1 or lesson.slim else [],
             "pairs": [[p.teacher, p.student] for p in match.pairs] if match else [],
             "training": dataclasses.asdict(found),
             "notes": list(samples.notes),

@@ -17,7 +17,6 @@ from leangan.search.students import make_student
 from leangan.tasks.base import Data
 from leangan.training import processes
 from leangan.training.settings import TrainSettings
-from leangan.training.sparse import l1_penalty
 
 Progress = Callable[..., None]
 _COMPRESSING = ("prune_channels", "prune_weights", "quantize_linear", "quantize_codebook")
@@ -34,6 +33,7 @@ def finetune(
     judge: Judge | None = None,
     size: int | None = None,
     l1: float = 0.0,
+    slim: float = 0.0,
     zeros: float | None = None,
     limit: int | None = None,
     resume: bool = False,
@@ -59,6 +59,8 @@ def finetune(
         size: height, width or length of the inputs to train on; half of the usual when left out,
             all of it where the network looks at the whole picture.
         l1: weight of the sum of absolute weights, which makes weights prunable.
+        slim: how fast whole channels are made smaller, which makes those prunable that nobody
+            needs, see `training.sparse.ChannelShrink`.
         zeros: share of the weights to set to zero on the way, the smallest first.
         limit: the most samples to judge on; by the network's cost when left out.
         resume: go on with the run in `out`, which was given the same arguments.
@@ -89,20 +91,12 @@ def finetune(
     asked = {
         "model": title(source, begin),
         "teacher": title(teacher, original),
-        "l1": l1,
-        "zeros": zeros,
     }
-    lesson = Lesson("finetune", original, data, Path(out), settings, losses, judge, size, limit)
-    _set_threads(threads)
-    return teach(
-        lesson,
-        lambda samples: begin,
-        asked,
-        resume=resume,
-        say=say,
-        penalty=(lambda s: l1 * l1_penalty(s)) if l1 else None,
-        zeros=zeros,
+    lesson = Lesson(
+        "finetune", original, data, Path(out), settings, losses, judge, size, limit, l1, slim, zeros
     )
+    _set_threads(threads)
+    return teach(lesson, lambda samples: begin, asked, resume=resume, say=say)
 
 
 def distill(
@@ -116,6 +110,8 @@ def distill(
     features: Mapping[str, float] | None = None,
     judge: Judge | None = None,
     size: int | None = None,
+    l1: float = 0.0,
+    slim: float = 0.0,
     limit: int | None = None,
     resume: bool = False,
     threads: int | None = None,
@@ -135,6 +131,8 @@ def distill(
             as well, see `training.features.FeatureMatch`. The teacher then runs at every step.
         judge: see `finetune`.
         size: see `finetune`.
+        l1: see `finetune`.
+        slim: see `finetune`.
         limit: see `finetune`.
         resume: see `finetune`.
         threads: see `finetune`.
@@ -157,7 +155,9 @@ def distill(
         "teacher": title(teacher, original),
         "features": features,
     }
-    lesson = Lesson("distill", original, data, Path(out), settings, losses, judge, size, limit)
+    lesson = Lesson(
+        "distill", original, data, Path(out), settings, losses, judge, size, limit, l1, slim
+    )
     start = Path(out) / "student.pt2"
 
     def begin(samples: Data) -> Generator:

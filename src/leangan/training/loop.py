@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,6 +68,14 @@ class Hook(Protocol):
 
     def after_step(self, student: Any, share: float) -> None:
         """`share` of the run is over."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
         ...
 
 
@@ -149,7 +156,7 @@ def train(
     try:
         while (share := _share(fabric, at.step, clock.seconds(), settings)) < 1:
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * at.damping * _rate(share, settings.warmup)
+                group["lr"] = settings.rate(share) * at.damping
             batch = _to(fabric, examples.at(at.step, settings.batch, settings.seed, place))
 
             with clock.computing():
@@ -245,7 +252,7 @@ class _Kept:
             "average": self.average,
             "features": self.features.state_dict() if self.features is not None else None,
             "adversary": self.adversary.state_dict() if self.adversary else None,
-            "hooks": [vars(hook) for hook in self.hooks],
+            "hooks": [hook.state() for hook in self.hooks],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -262,7 +269,7 @@ class _Kept:
         if self.adversary:
             self.adversary.load_state_dict(state["adversary"])
         for hook, facts in zip(self.hooks, state["hooks"], strict=True):
-            vars(hook).update(facts)
+            hook.restore(facts)
 
 
 def _go_back(kept: _Kept, run: RunFolder, wrong: str) -> None:
@@ -353,13 +360,6 @@ def _fabric(settings: TrainSettings) -> Fabric:
     if count > 1:
         fabric.launch()
     return fabric
-
-
-def _rate(share: float, warmup: float) -> float:
-    """1 at the highest, when the warm-up ends; 0 when the run does."""
-    if share < warmup:
-        return share / warmup
-    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
 def _to(fabric: Fabric, batch: Batch) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -66,6 +67,13 @@ class TrainSettings:
                 f"There is no precision {self.precision!r}; choose from "
                 f"{', '.join(get_args(Precision))}."
             )
+
+    def rate(self, share: float) -> float:
+        """The learning rate when `share` of the run is over; 0 at its end."""
+        assert self.lr is not None
+        if share < self.warmup:
+            return self.lr * share / self.warmup
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (share - self.warmup) / (1 - self.warmup)))
 
     def to_json(self) -> dict[str, Any]:
         """As in a run's settings.json."""

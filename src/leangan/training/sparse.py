@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from leangan.generator import Generator
+from leangan.graph.channels import Group, couple
+from leangan.graph.weights import stored_weights
 from leangan.techniques.prune_weights import cubic_sparsity
 from leangan.training.forms import Masked
+from leangan.training.settings import TrainSettings
 from leangan.training.student import Student
 
 _TURNS = 100
 """How often masks are drawn anew over a run."""
+_IDLE = 0.01
+"""Of the usual size of its fellows: what is smaller can go."""
 
 
 def l1_penalty(student: Student) -> Tensor:
@@ -49,6 +56,111 @@ class GradualPruning:
         self.turn = turn
         zeros = cubic_sparsity(turn, 0, _TURNS, self.initial, self.amount)
         cut([form for form in student.forms if isinstance(form, Masked)], zeros)
+
+    def state(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"turn": self.turn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Where it was."""
+        self.turn = state["turn"]
+
+
+class ChannelShrink:
+    """Makes whole channels smaller at each step, so that those nobody needs become zero.
+
+    GAN Slimming's proximal steps (Wang et al. 2020), for any graph: of each channel that could be
+    removed, the kernels that compute it, its bias and its norm's scale are one vector v, and
+    v becomes v * max(0, 1 - t / |v|). Where there is nothing but a norm's scale this is the soft
+    threshold of the paper.
+    """
+
+    def __init__(self, generator: Generator, strength: float, settings: TrainSettings) -> None:
+        """Begin with the channels as they are.
+
+        Args:
+            generator: what is trained, before any step.
+            strength: t is this times the learning rate times the usual |v| of the group.
+            settings: of the run; `lr` is settled.
+        """
+        self._strength, self._settings = strength, settings
+        module = generator.module()
+        tensors = dict(module.named_parameters())
+        self._groups = []
+        for group in couple(generator).groups:
+            whole = _Whole(group)
+            self._groups.append((whole, float(whole.sizes(tensors).mean())))
+
+    @torch.no_grad()
+    def after_step(self, student: Student, share: float) -> None:
+        """One proximal step; `share` of the run is over."""
+        tensors = dict(student.graph.named_parameters())
+        step = self._strength * self._settings.rate(share)
+        for whole, usual in self._groups:
+            left = 1 - step * usual / whole.sizes(tensors).clamp_min(1e-12)
+            whole.scale(tensors, left.clamp(min=0))
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: it depends on the start alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing, likewise."""
+
+
+class _Whole:
+    """All of a group's channels that their own layers hold: kernels, biases, scales."""
+
+    def __init__(self, group: Group) -> None:
+        self.width = group.width
+        self._members = []
+        for member in group.members:
+            if member.role != "in":
+                owners = [c for c, places in enumerate(member.positions) for _ in places]
+                places = [p for some in member.positions for p in some]
+                self._members.append(
+                    (member.path, member.axis, torch.tensor(places), torch.tensor(owners))
+                )
+
+    def sizes(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(width,): the length of each channel's vector."""
+        total = torch.zeros(self.width)
+        for path, axis, places, owners in self._members:
+            rows = tensors[path].detach().float().movedim(axis, 0)
+            squares = rows.reshape(len(rows), -1).square().sum(1)
+            total.index_add_(0, owners, squares.cpu()[places])
+        return total.sqrt()
+
+    def scale(self, tensors: Mapping[str, Tensor], by: Tensor) -> None:
+        """Multiply each channel's vector in place."""
+        for path, axis, places, owners in self._members:
+            tensor = tensors[path].data
+            factors = torch.ones(tensor.shape[axis])
+            factors[places] = by[owners]
+            shape = [-1 if a == axis else 1 for a in range(tensor.dim())]
+            tensor.mul_(factors.reshape(shape).to(tensor))
+
+
+def idle_shares(generator: Generator) -> dict[str, float]:
+    """What could be removed at hardly any loss, as shares of all there is.
+
+    Returns:
+        "weights" smaller than a hundredth of their layer's root mean square; "channels" whose
+        kernels, bias and scale together are smaller than a hundredth of their group's mean.
+    """
+    module = generator.module()
+    tensors = dict(module.named_parameters())
+    weights = [w.tensor.float() for w in stored_weights(generator, module)]
+    small = [
+        (w.abs() < _IDLE * w.square().mean().sqrt().clamp_min(1e-30)).flatten() for w in weights
+    ]
+    sizes = [_Whole(group).sizes(tensors) for group in couple(generator).groups]
+    idle = [s < _IDLE * s.mean().clamp_min(1e-30) for s in sizes]
+    return {name: _share(masks) for name, masks in (("weights", small), ("channels", idle))}
+
+
+def _share(masks: Sequence[Tensor]) -> float:
+    return float(torch.cat(list(masks)).float().mean()) if masks else 0.0
 
 
 def cut(forms: Sequence[Masked], amount: float) -> None:
