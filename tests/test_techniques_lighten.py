@@ -12,7 +12,7 @@ from leangan.errors import LeanganError, UsageError
 from leangan.graph.cost import macs
 from leangan.search.students import make_student
 from leangan.tasks.base import Sample
-from leangan.techniques.lighten import drop_blocks, freeze_norms, low_rank, separable
+from leangan.techniques.lighten import drop_blocks, freeze_norms, low_rank, separable, spatial
 from leangan.training.student import Student
 
 
@@ -93,6 +93,25 @@ def test_more_rank_is_nearer(net, samples):
     assert errors[2] < 0.8 * min(errors[:2])
 
 
+def test_a_large_kernel_of_few_columns_is_split_exactly():
+    torch.manual_seed(3)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 9, padding=4, stride=(2, 1)), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(16, 3, (5, 7), padding=(2, 6), dilation=(1, 2)),
+    )  # fmt: skip
+    for conv, rank in ((layers[0], 4), (layers[3], 3)):
+        outs, ins, high, wide = conv.weight.shape
+        columns, rows = torch.randn(rank, ins, high), torch.randn(rank, outs, wide)
+        conv.weight.data = torch.einsum("rih,row->oihw", columns, rows)
+    net = lg.load(layers.eval(), example_inputs=torch.rand(1, 3, 24, 24))
+    made = spatial(net, 0.5)
+    x = torch.randn(2, 3, 20, 28)
+    torch.testing.assert_close(made(x), net(x), atol=2e-3, rtol=1e-4)
+    kernels = [tuple(w.shape[2:]) for w in made.program.state_dict.values() if w.dim() == 4]
+    assert sorted(kernels) == [(1, 7), (1, 9), (3, 3), (5, 1), (9, 1)]
+    assert macs(made) < macs(net)
+
+
 def test_a_separable_kernel_is_split_exactly():
     torch.manual_seed(2)
     conv = nn.Conv2d(8, 12, 3, padding=1)
@@ -127,8 +146,14 @@ def test_students_are_made_and_can_be_trained(net, samples, spec):
     assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
 
 
+def test_small_kernels_are_not_split_into_columns_and_rows(net):
+    with pytest.raises(LeanganError, match="no convolution that spatial makes cheaper"):
+        spatial(net, 0.5)
+
+
 def test_wrong_shares_are_refused(net, samples):
     for wrong in (lambda: low_rank(net, 0), lambda: drop_blocks(net, 1.0, samples),
-                  lambda: drop_blocks(net, 0.5, []), lambda: freeze_norms(net, [])):  # fmt: skip
+                  lambda: drop_blocks(net, 0.5, []), lambda: freeze_norms(net, []),
+                  lambda: spatial(net, 2)):  # fmt: skip
         with pytest.raises(UsageError):
             wrong()

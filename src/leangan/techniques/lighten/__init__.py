@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from leangan.generator import Generator
-from leangan.techniques.lighten.factorize import low_rank, separable
+from leangan.techniques.lighten.factorize import low_rank, separable, spatial
 from leangan.techniques.lighten.norms import freeze_norms
 from leangan.techniques.lighten.shallow import drop_blocks
 
@@ -16,6 +16,7 @@ Samples = Sequence[tuple[Tensor, ...]]
 LIGHTER: dict[str, Callable[[Generator, float, Samples], Generator]] = {
     "shallow": drop_blocks,
     "low-rank": lambda generator, share, samples: low_rank(generator, share),
+    "spatial": lambda generator, share, samples: spatial(generator, share),
 }
 """By name; each leaves a share of the multiply-accumulates, or of what can be changed."""
 WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
@@ -24,4 +25,4 @@ WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
 }
 """Those that take no amount."""
 
-__all__ = ["LIGHTER", "WHOLE", "drop_blocks", "freeze_norms", "low_rank", "separable"]
+__all__ = ["LIGHTER", "WHOLE", "drop_blocks", "freeze_norms", "low_rank", "separable", "spatial"]
