@@ -105,6 +105,21 @@ def test_a_gan_from_nothing_is_a_generator_like_any_other(digits, tmp_path):
     assert pruned.params < opened.params
 
 
+def test_averaged_weights_have_statistics_of_their_own(digits, tmp_path):
+    settings = lg.TrainSettings(steps=30, batch=16, lr=5e-3, beta=0.5, ema=0.9)
+    made = train_gan(digits, tmp_path / "run", settings=settings, width=8, threads=1).generator
+    module = made.module()
+    first = next(n for n in module.graph.nodes if "relu" in str(n.target))
+    output = module.graph.output_node()
+    output.args = ((first.args[0],),)
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    maps = module(torch.randn(256, *made.signature.inputs[0].shape[1:]))[0]
+    # What the first norm puts out has a deviation of its scale, about 1, whatever was averaged.
+    spread = maps.std((0, 2, 3))
+    assert 0.8 < float(spread.min()) < float(spread.max()) < 1.2
+
+
 def test_what_cannot_be_trained_from_nothing_is_said(digits, tmp_path):
     settings = lg.TrainSettings(steps=1)
     with pytest.raises(UsageError, match="noise"):
