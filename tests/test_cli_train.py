@@ -38,6 +38,16 @@ def test_finetune_tells_what_came_back(folder, tmp_path, capsys):
     assert (tmp_path / "run" / "generator.pt2").exists()
 
 
+def test_finetune_tells_what_lies_idle(folder, tmp_path, capsys):
+    code = main([
+        "finetune", str(folder / "net.pt2"), "--data", str(folder / "photos"), "--steps", "5",
+        "--lr", "2e-3", "--batch", "4", "--slim", "3", "--threads", "1",
+        "-o", str(tmp_path / "run"),
+    ])  # fmt: skip
+    assert code == 0
+    assert "of the channels: below a hundredth" in capsys.readouterr().out
+
+
 def test_distill_answers_in_json(folder, tmp_path, capsys):
     code = main([
         "distill", str(folder / "net.pt2"), "--student", "narrow:0.6", "--json",
@@ -57,6 +67,7 @@ def test_distill_answers_in_json(folder, tmp_path, capsys):
         ([], "either steps or time"),
         (["--time", "soon"], "'soon' is no time"),
         (["--steps", "5", "--loss", "lpips"], "no loss 'lpips'"),
+        (["--steps", "5", "--matching", "0.1"], "give one by --judge"),
         (["--steps", "5", "--precision", "int8"], "no precision 'int8'"),
     ],
 )

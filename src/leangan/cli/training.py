@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leangan.cli import options
+from leangan.errors import UsageError
 
 if TYPE_CHECKING:
     from leangan.training.settings import TrainSettings
@@ -117,6 +118,10 @@ class Lesson:
         Raises:
             UsageError: a text has not the form it needs.
         """
+        if self.matching and self.judge is None:
+            raise UsageError(
+                "--matching compares what a judge's layers see: give one with --judge."
+            )
         made, losses = settings(usual=usual, **self.settings), weights(self.loss)
 
         from leangan.search.lesson import Judge
