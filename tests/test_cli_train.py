@@ -67,7 +67,7 @@ def test_distill_answers_in_json(folder, tmp_path, capsys):
         ([], "either steps or time"),
         (["--time", "soon"], "'soon' is no time"),
         (["--steps", "5", "--loss", "lpips"], "no loss 'lpips'"),
-        (["--steps", "5", "--matching", "0.1"], "give one by --judge"),
+        (["--steps", "5", "--matching", "0.1"], "give one with --judge"),
         (["--steps", "5", "--precision", "int8"], "no precision 'int8'"),
     ],
 )
