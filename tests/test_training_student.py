@@ -202,6 +202,21 @@ def test_a_channel_shrinks_by_the_rate_times_the_usual_size(net):
     torch.testing.assert_close(after, expected)
 
 
+def test_slopes_and_statistics_stay_when_channels_shrink():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.BatchNorm2d(8), nn.PReLU(8),
+        nn.Conv2d(8, 3, 3, padding=1),
+    )  # fmt: skip
+    net = lg.load(layers.eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+    student = Student(net)
+    ChannelShrink(net, 10.0, TrainSettings(steps=9, lr=1e-2, warmup=0.0)).after_step(student, 0.0)
+    for name, tensor in student.graph.state_dict().items():
+        shrunk = not torch.equal(tensor, net.program.state_dict[name])
+        assert shrunk == (name.split(".")[0] in "02" and tensor.dtype != torch.int64
+                          and "running" not in name and bool(tensor.abs().sum())), name  # fmt: skip
+
+
 def test_a_student_is_a_copy(net, data):
     before = copy.deepcopy(dict(net.program.state_dict))
     learn(Student(net), lg.prune_weights(net, 0.9), data, steps=2)

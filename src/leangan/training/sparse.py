@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from leangan.generator import Generator
 from leangan.graph.channels import Group, couple
+from leangan.graph.operators import aten, is_call
 from leangan.graph.weights import stored_weights
 from leangan.techniques.prune_weights import cubic_sparsity
 from leangan.training.forms import Masked
@@ -87,8 +89,7 @@ class ChannelShrink:
         module = generator.module()
         tensors = dict(module.named_parameters())
         self._groups = []
-        for group in couple(generator).groups:
-            whole = _Whole(group)
+        for whole in _wholes(generator, module):
             self._groups.append((whole, float(whole.sizes(tensors).mean())))
 
     @torch.no_grad()
@@ -111,11 +112,11 @@ class ChannelShrink:
 class _Whole:
     """All of a group's channels that their own layers hold: kernels, biases, scales."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, paths: Collection[str]) -> None:
         self.width = group.width
         self._members = []
         for member in group.members:
-            if member.role != "in":
+            if member.role != "in" and member.path in paths:
                 owners = [c for c, places in enumerate(member.positions) for _ in places]
                 places = [p for some in member.positions for p in some]
                 self._members.append(
@@ -141,6 +142,18 @@ class _Whole:
             tensor.mul_(factors.reshape(shape).to(tensor))
 
 
+def _wholes(generator: Generator, module: GraphModule) -> list[_Whole]:
+    # Statistics are no parameters, and a slope does not say how large a channel is.
+    slopes = {
+        str(slope.target)
+        for node in module.graph.nodes
+        if is_call(node, aten.prelu)
+        for slope in node.all_input_nodes[1:]
+    }
+    paths = {name for name, _ in module.named_parameters()} - slopes
+    return [_Whole(group, paths) for group in couple(generator).groups]
+
+
 def idle_shares(generator: Generator) -> dict[str, float]:
     """What could be removed at hardly any loss, as shares of all there is.
 
@@ -154,7 +167,7 @@ def idle_shares(generator: Generator) -> dict[str, float]:
     small = [
         (w.abs() < _IDLE * w.square().mean().sqrt().clamp_min(1e-30)).flatten() for w in weights
     ]
-    sizes = [_Whole(group).sizes(tensors) for group in couple(generator).groups]
+    sizes = [whole.sizes(tensors) for whole in _wholes(generator, module)]
     idle = [s < _IDLE * s.mean().clamp_min(1e-30) for s in sizes]
     return {name: _share(masks) for name, masks in (("weights", small), ("channels", idle))}
 
