@@ -41,7 +41,7 @@ from leangan.training.teacher import teacher as open_teacher
 
 Progress = Callable[..., None]
 _LEAST_SIDE = 32
-_FEWEST, _MOST = 64, 4096
+_FEWEST, _MOST = 64, 65536
 """Examples to prepare."""
 _MOST_BYTES = 1 << 30
 _TEACHING = 0.15

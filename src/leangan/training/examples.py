@@ -16,8 +16,9 @@ from leangan.files import atomic_folder
 from leangan.tasks.arrays import FAR
 from leangan.tasks.base import Sample
 
-_PART = 32
-"""Examples in one file: an interrupted preparation loses no more."""
+_PART, _PART_BYTES = 32, 1 << 20
+"""Examples in one file, or as many as have inputs of these bytes: an interrupted preparation loses
+no more."""
 
 Run = Callable[[tuple[Tensor, ...]], Tensor]
 """A teacher: a batch of inputs to its first output."""
@@ -107,17 +108,21 @@ def prepare(
         batch: inputs to run at once, where their sizes are equal.
         progress: called with (examples made, examples in all).
     """
-    whole = -(-count // _PART)
+    first = next(samples)
+    samples = itertools.chain([first], samples)
+    size = 2 * sum(x.numel() for x in first.inputs)
+    each = max(_PART, min(count, _PART_BYTES // size))
+    whole = -(-count // each)
     for number in range(whole):
         part = folder / f"part-{number:05d}"
-        these = list(itertools.islice(samples, _PART))
+        these = list(itertools.islice(samples, each))
         if not part.is_dir():
             columns = _columns(these, teacher, batch)
             with atomic_folder(part) as temporary:
                 for name, rows in columns.items():
                     np.save(temporary / f"{name}.npy", rows)
         if progress:
-            progress((number + 1) * _PART, whole * _PART)
+            progress((number + 1) * each, whole * each)
     return Examples(folder)
 
 
