@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from task_nets import latent_net, net_and_photos
 
 import leangan as lg
 from leangan.errors import LeanganError, UsageError
+from leangan.search.lesson import Judge
+from leangan.training.examples import part_of
 from leangan.training.settings import TrainSettings, read_time
 
 FEW = TrainSettings(steps=30, batch=4, lr=2e-3, precision="fp32", examples=32)
@@ -278,6 +281,38 @@ class Small(nn.Module):
     def forward(self, x):
         return torch.sigmoid(self.conv(x))
 """
+
+
+def test_a_penalty_on_whole_numbers_and_on_codebooks(net, folder, tmp_path):
+    data = [net.example({"N": 1}, seed=seed) for seed in range(3)]
+    few = dataclasses.replace(FEW, steps=4)
+    found = lg.finetune(
+        lg.quantize(net, data), folder / "photos", tmp_path / "a", settings=few, teacher=net,
+        l1=1e-7, threads=1,
+    )  # fmt: skip
+    assert found.facts["idle"] == []  # integers cannot be pruned
+    assert "penalty" in found.facts["training"]["losses"]
+    with pytest.raises(UsageError, match="Codebooks learn their levels"):
+        lg.finetune(
+            lg.codebook(net, 4, data=data), folder / "photos", tmp_path / "b", settings=few,
+            teacher=net, l1=1e-7,
+        )  # fmt: skip
+
+
+def test_a_judge_that_cannot_be_is_said_before_the_teacher_runs(net, folder, tmp_path):
+    messages = []
+    with pytest.raises(UsageError, match="cannot be built"):
+        lg.distill(
+            net, "narrow:0.5", folder / "photos", tmp_path, settings=FEW,
+            judge=Judge("patchgan:width=8"), progress=lambda message, *_: messages.append(message),
+        )  # fmt: skip
+    assert not any("Running the teacher" in message for message in messages)
+
+
+def test_small_examples_lie_in_few_files_and_large_ones_in_many():
+    assert part_of(10_000, 1 << 10) == 4096
+    assert part_of(50, 1 << 10) == 50
+    assert part_of(10_000, 1 << 20) == 32
 
 
 def test_what_becomes_prunable_is_measured_before_and_after(net, folder, tmp_path):

@@ -184,7 +184,7 @@ def test_a_new_discriminator_learns_what_its_layers_are_to_see_alike(tmp_path):
 def test_matching_is_the_difference_of_layers_and_leaves_the_judge_alone():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3))
-    judge = Discriminator(network, maps=lambda x: [network[0](x)], matching=2.0)
+    judge = Discriminator(network, look=lambda x: (network(x), [network[0](x)]), matching=2.0)
     real, made = batch(1), (batch(2) - 1).requires_grad_()
     seen, wanted = network[0](made), network[0](real)
     expected = 2 * float((seen - wanted).abs().mean() / wanted.abs().mean())

@@ -182,12 +182,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         held = ", ".join(f"{number} {kind}" for kind, number in facts["held"].items())
         found.append(f"kept     {held}")
     if facts["idle"]:
-        shares = [
-            f"{before:.1%} -> {after:.1%} of the {kind}"
-            for (kind, before), after in zip(
-                facts["idle"][0].items(), facts["idle"][1].values(), strict=True
-            )
-        ]
+        before, after = facts["idle"]
+        shares = [f"{before[kind]:.1%} -> {after[kind]:.1%} of the {kind}" for kind in before]
         found.append(f"idle     {', '.join(shares)}: below a hundredth of what is usual")
     if facts["pairs"]:
         pairs = ", ".join(" and ".join(pair) for pair in facts["pairs"])

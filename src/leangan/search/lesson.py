@@ -28,7 +28,7 @@ from leangan.tasks.calibration import check_inputs
 from leangan.training import processes
 from leangan.training.adversary import Discriminator
 from leangan.training.discriminators import GraphDiscriminator
-from leangan.training.examples import Examples, prepare
+from leangan.training.examples import Examples, part_of, prepare
 from leangan.training.features import FeatureMatch
 from leangan.training.loop import Hook, train
 from leangan.training.losses import Objective, usual_losses
@@ -71,6 +71,18 @@ class Judge:
         """As in a run's settings."""
         return {**vars(self), "source": title(self.source, self.source)}
 
+    def opened(self, original: Generator, seed: int) -> Generator:
+        """The discriminator; a new one has random weights by `seed`."""
+        if isinstance(self.source, Generator):
+            return self.source
+        fresh = new_network(str(self.source), "discriminator", seed)
+        if fresh is not None:
+            typical = original.signature.outputs[0].typical
+            return sources.load(fresh, example_inputs=[torch.zeros(typical)])
+        if Path(str(self.source)).suffix == ".pt2":  # it holds one network, whatever it is
+            return sources.load(self.source)
+        return sources.load(self.source, part="discriminator")
+
 
 @dataclass(frozen=True)
 class Taught:
@@ -105,10 +117,16 @@ class Lesson:
 
     def check(self, student: Student) -> None:
         """Refuse what cannot be asked of such a student."""
-        if self.slim and student.what:
-            raise UsageError(
-                f"Channels are made smaller where all weights are free; here are {student.what}."
-            )
+        held = ", ".join(student.what)
+        if self.slim and held:
+            raise UsageError(f"Channels are made smaller where all weights are free: no {held}.")
+        if self.l1 and "codebooks" in student.what:
+            raise UsageError("Codebooks learn their levels, and l1 is about weights: leave it out.")
+
+    def idle(self, generator: Generator) -> list[dict[str, float]]:
+        """What lies idle, where something is asked that makes it so; integers never do."""
+        asked = (self.l1 or self.slim) and not generator.quantized
+        return [idle_shares(generator)] if asked else []
 
     def hooks(self, begin: Generator, settings: TrainSettings) -> list[Hook]:
         """What is done to the student after each step."""
@@ -127,23 +145,12 @@ class Lesson:
         """The judge, ready to learn."""
         if self.judge is None:
             return None
-        source = self.judge.source
-        loaded = source if isinstance(source, Generator) else self._load_judge()
-        network = GraphDiscriminator(loaded, self.original)
+        opened = self.judge.opened(self.original, self.settings.seed)
+        network = GraphDiscriminator(opened, self.original)
         return Discriminator(
             network, game=self.judge.game, weight=self.judge.weight, slope=self.judge.slope,
-            lr=self.settings.lr or 2e-4, maps=network.maps, matching=self.judge.matching,
+            lr=self.settings.lr or 2e-4, look=network.look, matching=self.judge.matching,
         )  # fmt: skip
-
-    def _load_judge(self) -> Generator:
-        assert self.judge is not None
-        source, port = str(self.judge.source), self.original.signature.outputs[0]
-        fresh = new_network(source, "discriminator", self.settings.seed)
-        if fresh is not None:
-            return sources.load(fresh, example_inputs=[torch.zeros(port.typical)])
-        if Path(source).suffix == ".pt2":  # it holds one network, whatever it is
-            return sources.load(source)
-        return sources.load(self.judge.source, part="discriminator")
 
 
 def teach(
@@ -184,6 +191,7 @@ def teach(
         _check_ports(generator, original)
         student = Student(generator, prunable=lesson.zeros is not None)
         lesson.check(student)
+        idle, adversary = lesson.idle(generator), lesson.adversary()
         settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         scaled = _training_size(original, lesson.size)
         settings, examples = _prepare(
@@ -202,7 +210,7 @@ def teach(
         run,
         penalty=lesson.penalty if lesson.l1 else None,
         features=match,
-        adversary=lesson.adversary(),
+        adversary=adversary,
         hooks=lesson.hooks(generator, settings),
         show=Sheets(run.folder, original, samples.held_out[:_SHOWN]),
         progress=say,
@@ -223,7 +231,7 @@ def teach(
             "macs": count_macs(made),
             "params": made.params,
             "held": student.what,
-            "idle": [idle_shares(generator), idle_shares(made)] if lesson.l1 or lesson.slim else [],
+            "idle": idle + lesson.idle(made),
             "pairs": [[p.teacher, p.student] for p in match.pairs] if match else [],
             "training": dataclasses.asdict(found),
             "notes": list(samples.notes),
@@ -289,9 +297,9 @@ def _prepare(
             probe = next(stream)
             run_teacher(probe.inputs)  # the first run is slower
             at = time.monotonic()
-            size = run_teacher(probe.inputs).numel() + sum(x.numel() for x in probe.inputs)
-            count = _count(settings, settled["step_seconds"], time.monotonic() - at, 2 * size)
-            settled |= {"teacher": form, "examples": count}
+            size = 2 * (run_teacher(probe.inputs).numel() + sum(x.numel() for x in probe.inputs))
+            count = _count(settings, settled["step_seconds"], time.monotonic() - at, size)
+            settled |= {"teacher": form, "examples": count, "part": part_of(count, size)}
             stream = task.examples(scaled, folder, seed=settings.seed, without=names)
             run.write("settled.json", settled)
         examples = prepare(
@@ -299,6 +307,7 @@ def _prepare(
             stream,
             run_teacher,
             settled["examples"],
+            part=settled["part"],
             progress=lambda done, of: say(f"Running the teacher in {form}", done, of),
         )
     if settings.seconds is not None:
@@ -317,7 +326,7 @@ def _count(settings: TrainSettings, step: float, teach: float, size: int) -> int
     whole = settings.seconds or (settings.steps or 1) * step
     seen = (settings.steps or int(whole / step)) * settings.batch
     affordable = int(_TEACHING * whole / max(teach, 1e-6))
-    return max(min(_FEWEST, seen), min(seen, affordable, _MOST, _MOST_BYTES // max(1, size)))
+    return max(min(_FEWEST, seen), min(seen, affordable, _MOST, _MOST_BYTES // size))
 
 
 def _training_size(generator: Generator, size: int | None) -> Generator:

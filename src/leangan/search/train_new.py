@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 
 from leangan import sources
 from leangan.architectures import architecture
@@ -38,8 +37,6 @@ Progress = Callable[..., None]
 _SHEET = 8
 """Pictures a side of a sheet of samples."""
 _LEAST = 64
-_SETTLING = 50
-"""Batches that a norm's statistics are averaged over, for averaged weights."""
 _RATE = 4e-4
 _LARGEST, _INNERMOST, _WIDTH = 128, 4, 64
 
@@ -138,7 +135,6 @@ def train_gan(
     rate = settings.lr or _RATE
     settings = dataclasses.replace(settings, lr=rate)
     student = _Whole(network).to(memory_format=torch.channels_last)
-    sheet = _Sheet(run.folder, picture, shape, settings.seed)
     found = train(
         student,
         None,
@@ -149,14 +145,9 @@ def train_gan(
             judge.to(memory_format=torch.channels_last), game=game, slope=slope, lr=rate,
             beta=settings.beta,
         ),
-        show=sheet,
+        show=_Sheet(run.folder, picture, shape, settings.seed),
         progress=say,
     )  # fmt: skip
-    if settings.ema:  # averaged statistics are not those of averaged weights
-        rng = torch.Generator().manual_seed(settings.seed)
-        latents = (torch.randn(settings.batch, *shape, generator=rng) for _ in range(_SETTLING))
-        update_bn(latents, network)
-        sheet(student, found.steps)
     network.eval().to(memory_format=torch.contiguous_format)
     made = sources.load(network, example_inputs=[torch.randn(latent.typical)], task=family.task)
     # What the family knows of its ports, the graph alone does not tell.

@@ -18,6 +18,9 @@ _WINS = 0.98
 """Share of right verdicts from which on the discriminator waits for the generator."""
 _SMOOTH = 0.95
 
+Look = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+"""Takes pictures; returns their scores, and what the layers put out on the way."""
+
 
 class Discriminator:
     """Implements `loop.Adversary` by a network.
@@ -34,7 +37,7 @@ class Discriminator:
         slope: float = 1.0,
         lr: float = 2e-4,
         beta: float = 0.5,
-        maps: Callable[[Tensor], list[Tensor]] | None = None,
+        look: Look | None = None,
         matching: float = 0.0,
     ) -> None:
         """Begin with the network as it is.
@@ -46,7 +49,7 @@ class Discriminator:
             slope: weight of the R1 penalty; 0 for none.
             lr: of Adam.
             beta: Adam's first decay.
-            maps: pictures to what the network's layers put out, for `matching`.
+            look: the network, with what its layers put out, for `matching`.
             matching: weight of the mean difference of these between what is made and what is
                 wanted: feature matching (Salimans et al. 2016; Wang et al. 2018, pix2pixHD).
 
@@ -57,7 +60,7 @@ class Discriminator:
             raise UsageError(f"There is no game {game!r}; choose from {', '.join(GAMES)}.")
         self.network, self.game, self.weight, self.slope = network, GAMES[game], weight, slope
         self.optimizer = torch.optim.Adam(network.parameters(), lr, (beta, 0.99), fused=True)
-        self.maps, self.matching = maps, matching
+        self.look, self.matching = look, matching
         self.right, self.step, self.waited = 0.5, 0, 0
 
     def to(self, device: torch.device) -> None:
@@ -68,16 +71,19 @@ class Discriminator:
         """The student's side of the game."""
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
-        terms = {"adversarial": self.weight * self.game.maker(self.network(made.float()))}
-        if self.maps is not None and self.matching:
-            with torch.no_grad():
-                wanted = self.maps(_real(batch))
-            apart = [
-                (a - b).abs().mean() / b.abs().mean().clamp_min(1e-8)
-                for a, b in zip(self.maps(made.float()), wanted, strict=True)
-            ]
-            terms["matching"] = self.matching * torch.stack(apart).mean()
-        return terms
+        if self.look is None or not self.matching:
+            return {"adversarial": self.weight * self.game.maker(self.network(made.float()))}
+        scores, maps = self.look(made.float())
+        with torch.no_grad():
+            _, wanted = self.look(_real(batch))
+        apart = [
+            (a - b).abs().mean() / b.abs().mean().clamp_min(1e-8)
+            for a, b in zip(maps, wanted, strict=True)
+        ]
+        return {
+            "adversarial": self.weight * self.game.maker(scores),
+            "matching": self.matching * torch.stack(apart).mean(),
+        }
 
     def learn(self, made: Tensor, batch: Batch, share: float) -> dict[str, float]:
         """One step of the discriminator, unless it wins anyway."""

@@ -77,6 +77,7 @@ class GraphDiscriminator(nn.Module):
         """Scores of any shape, higher for what looks real."""
         return self.network(made)[0]
 
-    def maps(self, made: Tensor) -> list[Tensor]:
-        """What its convolutions put out, but for the last one."""
-        return list(self.network(made)[1:])
+    def look(self, made: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The scores, and what the convolutions put out, but for the last one."""
+        scores, *maps = self.network(made)
+        return scores, maps

@@ -16,9 +16,8 @@ from leangan.files import atomic_folder
 from leangan.tasks.arrays import FAR
 from leangan.tasks.base import Sample
 
-_PART, _PART_BYTES = 32, 1 << 20
-"""Examples in one file, or as many as have inputs of these bytes: an interrupted preparation loses
-no more."""
+_PART, _PART_BYTES = 32, 1 << 22
+"""Examples in a part, or as many as have these bytes: an interrupted preparation loses no more."""
 
 Run = Callable[[tuple[Tensor, ...]], Tensor]
 """A teacher: a batch of inputs to its first output."""
@@ -95,6 +94,7 @@ def prepare(
     teacher: Run,
     count: int,
     *,
+    part: int = _PART,
     batch: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Examples:
@@ -105,25 +105,27 @@ def prepare(
         samples: the same ones, in the same order, whenever it is called for this folder.
         teacher: the network to learn from.
         count: rounded up to whole parts.
+        part: examples to write at once; see `part_of`.
         batch: inputs to run at once, where their sizes are equal.
         progress: called with (examples made, examples in all).
     """
-    first = next(samples)
-    samples = itertools.chain([first], samples)
-    size = 2 * sum(x.numel() for x in first.inputs)
-    each = max(_PART, min(count, _PART_BYTES // size))
-    whole = -(-count // each)
+    whole = -(-count // part)
     for number in range(whole):
-        part = folder / f"part-{number:05d}"
-        these = list(itertools.islice(samples, each))
-        if not part.is_dir():
+        place = folder / f"part-{number:05d}"
+        these = list(itertools.islice(samples, part))
+        if not place.is_dir():
             columns = _columns(these, teacher, batch)
-            with atomic_folder(part) as temporary:
+            with atomic_folder(place) as temporary:
                 for name, rows in columns.items():
                     np.save(temporary / f"{name}.npy", rows)
         if progress:
-            progress((number + 1) * each, whole * each)
+            progress((number + 1) * part, whole * part)
     return Examples(folder)
+
+
+def part_of(count: int, size: int) -> int:
+    """How many of `count` examples of `size` bytes to write at once: small ones in few files."""
+    return max(_PART, min(count, _PART_BYTES // size))
 
 
 def _columns(samples: list[Sample], teacher: Run, batch: int) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from leangan.errors import LeanganError
 from leangan.training import processes
@@ -26,6 +27,8 @@ from leangan.training.watch import Watch
 Progress = Callable[..., None]
 _LOG_EVERY = 2.0
 """Seconds."""
+_SETTLING = 50
+"""Batches that a BatchNorm's statistics are taken over, for averaged weights."""
 _ROLLBACKS = 3
 """So often a run that diverges goes back and on at half the rate, before it gives up."""
 _FABRIC: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -207,6 +210,9 @@ def train(
         raise
     if average is not None:
         student.load_state_dict(average)
+        # Averaged statistics of norms are not those of averaged weights.
+        batches = (examples.at(n, settings.batch, settings.seed, place) for n in range(_SETTLING))
+        update_bn((batch.inputs[0] for batch in batches), student, fabric.device)
     student.cpu()
     if show and processes.is_first():  # what is delivered; a short run has no other
         show(student, at.step)

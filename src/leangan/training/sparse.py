@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from leangan.generator import Generator
 from leangan.graph.channels import Group, couple
 from leangan.graph.operators import aten, is_call
 from leangan.graph.weights import stored_weights
+from leangan.techniques.importance.base import places_of
 from leangan.techniques.prune_weights import cubic_sparsity
 from leangan.training.forms import Masked
 from leangan.training.settings import TrainSettings
@@ -89,17 +91,17 @@ class ChannelShrink:
         module = generator.module()
         tensors = dict(module.named_parameters())
         self._groups = []
-        for whole in _wholes(generator, module):
-            self._groups.append((whole, float(whole.sizes(tensors).mean())))
+        for channels in _all_channels(generator, module):
+            self._groups.append((channels, float(channels.sizes(tensors).mean())))
 
     @torch.no_grad()
     def after_step(self, student: Student, share: float) -> None:
         """One proximal step; `share` of the run is over."""
         tensors = dict(student.graph.named_parameters())
         step = self._strength * self._settings.rate(share)
-        for whole, usual in self._groups:
-            left = 1 - step * usual / whole.sizes(tensors).clamp_min(1e-12)
-            whole.scale(tensors, left.clamp(min=0))
+        for channels, usual in self._groups:
+            left = 1 - step * usual / channels.sizes(tensors).clamp_min(1e-12)
+            channels.scale(tensors, left.clamp(min=0))
 
     def state(self) -> dict[str, Any]:
         """Nothing: it depends on the start alone."""
@@ -109,40 +111,37 @@ class ChannelShrink:
         """Nothing, likewise."""
 
 
-class _Whole:
+class _Channels:
     """All of a group's channels that their own layers hold: kernels, biases, scales."""
 
-    def __init__(self, group: Group, paths: Collection[str]) -> None:
-        self.width = group.width
-        self._members = []
-        for member in group.members:
-            if member.role != "in" and member.path in paths:
-                owners = [c for c, places in enumerate(member.positions) for _ in places]
-                places = [p for some in member.positions for p in some]
-                self._members.append(
-                    (member.path, member.axis, torch.tensor(places), torch.tensor(owners))
-                )
+    def __init__(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
+        self._members = [
+            (m.path, m.axis, places_of(m.positions, tensors[m.path].shape[m.axis]))
+            for m in group.members
+            if m.role != "in" and m.path in tensors
+        ]
+        self._width = group.width
 
     def sizes(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """(width,): the length of each channel's vector."""
-        total = torch.zeros(self.width)
-        for path, axis, places, owners in self._members:
+        total = torch.zeros(self._width)
+        for path, axis, places in self._members:
             rows = tensors[path].detach().float().movedim(axis, 0)
-            squares = rows.reshape(len(rows), -1).square().sum(1)
-            total.index_add_(0, owners, squares.cpu()[places])
+            squares = rows.reshape(len(rows), -1).square().sum(1).cpu()
+            total += F.pad(squares, (0, 1))[places].sum(1)
         return total.sqrt()
 
     def scale(self, tensors: Mapping[str, Tensor], by: Tensor) -> None:
         """Multiply each channel's vector in place."""
-        for path, axis, places, owners in self._members:
+        for path, axis, places in self._members:
             tensor = tensors[path].data
-            factors = torch.ones(tensor.shape[axis])
-            factors[places] = by[owners]
+            factors = torch.ones(tensor.shape[axis] + 1)
+            factors[places] = by[:, None]
             shape = [-1 if a == axis else 1 for a in range(tensor.dim())]
-            tensor.mul_(factors.reshape(shape).to(tensor))
+            tensor.mul_(factors[:-1].reshape(shape).to(tensor))
 
 
-def _wholes(generator: Generator, module: GraphModule) -> list[_Whole]:
+def _all_channels(generator: Generator, module: GraphModule) -> list[_Channels]:
     # Statistics are no parameters, and a slope does not say how large a channel is.
     slopes = {
         str(slope.target)
@@ -150,8 +149,8 @@ def _wholes(generator: Generator, module: GraphModule) -> list[_Whole]:
         if is_call(node, aten.prelu)
         for slope in node.all_input_nodes[1:]
     }
-    paths = {name for name, _ in module.named_parameters()} - slopes
-    return [_Whole(group, paths) for group in couple(generator).groups]
+    tensors = {name: p for name, p in module.named_parameters() if name not in slopes}
+    return [_Channels(group, tensors) for group in couple(generator).groups]
 
 
 def idle_shares(generator: Generator) -> dict[str, float]:
@@ -167,7 +166,7 @@ def idle_shares(generator: Generator) -> dict[str, float]:
     small = [
         (w.abs() < _IDLE * w.square().mean().sqrt().clamp_min(1e-30)).flatten() for w in weights
     ]
-    sizes = [whole.sizes(tensors) for whole in _wholes(generator, module)]
+    sizes = [channels.sizes(tensors) for channels in _all_channels(generator, module)]
     idle = [s < _IDLE * s.mean().clamp_min(1e-30) for s in sizes]
     return {name: _share(masks) for name, masks in (("weights", small), ("channels", idle))}
 
