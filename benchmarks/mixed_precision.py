@@ -55,7 +55,7 @@ def main() -> None:
     for floor in given.floor:
         with Lab(generator, task, data, given.threads, lambda *_: None) as lab:
             plain = lab.attempt(Candidate("float", given.on, precision, generator, plain=True))
-            asked = Asked(lab, generator, calibration, macs, floor)
+            asked = Asked(lab, generator, {WORD: calibration}, macs, floor)
             found = attempt_mixed(asked, plain, given.on, careful=False)
             lab.time()
             if floor == given.floor[0]:

@@ -59,7 +59,7 @@ def search(monkeypatch):
     def run(lab, floor, *, slow=SLOW, careful=False, profile=None):
         worker = SimpleNamespace(layer_times=profile or (lambda: slow))
         plain = SimpleNamespace(worker=worker)
-        asked = Asked(lab, None, found, dict.fromkeys(NOISE, 10), floor)
+        asked = Asked(lab, None, {"w8a8": found}, dict.fromkeys(NOISE, 10), floor)
         return attempt_mixed(asked, plain, "clock", careful=careful)
 
     return run

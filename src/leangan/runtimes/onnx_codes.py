@@ -31,6 +31,7 @@ _CARE: tuple[Kernel, ...] = ("float", "rounded", "integer")
 """Codes of layers of several kinds are treated as the last of them needs it."""
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MOVES = {
+    "Concat",
     "Pad",
     "DepthToSpace",
     "SpaceToDepth",
@@ -52,7 +53,7 @@ def weight_codes(model: onnx.ModelProto) -> dict[str, Kernel]:
 
     graph = model.graph
     stored = {t.name for t in graph.initializer if t.data_type == TensorProto.INT8}
-    constants = _constants(model)
+    constants = constants_of(model)
     makers = {value: node for node in graph.node for value in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -94,7 +95,7 @@ def drop_16_bits(model: onnx.ModelProto) -> int:
         The number of places.
     """
     graph = model.graph
-    constants = _constants(model)
+    constants = constants_of(model)
     makers = {value: node for node in graph.node for value in node.output}
     instead = {}
     for node in graph.node:
@@ -130,7 +131,7 @@ def pack_codes(model: onnx.ModelProto) -> int:
     kernels = weight_codes(model)
     if not kernels:
         return 0
-    constants = _constants(model)
+    constants = constants_of(model)
     nodes: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
         if tensor.name not in kernels:
@@ -193,8 +194,8 @@ def _arithmetic(
     return [*nodes, helper.make_node("Mul", [value, add(scale)], list(node.output), node.name)]
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """What is stored, and what is a Cast of it, as the exporter leaves zero points."""
+def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """By name what is stored, and what is a Cast of it, as the exporter leaves zero points."""
     from onnx import helper, numpy_helper
 
     found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

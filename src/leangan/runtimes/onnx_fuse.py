@@ -32,7 +32,7 @@ def fuse_depth_to_space(model: onnx.ModelProto) -> int:
         for v in [*graph.value_info, *graph.input, *graph.output]
     }
     makers = {name: node for node in graph.node for name in node.output}
-    readers = _readers(graph)
+    readers = readers_of(graph)
     count = 0
     for last in list(graph.node):
         middle = makers.get(last.input[0]) if last.op_type == "Reshape" else None
@@ -90,7 +90,7 @@ def _times(size: str | int, factor: int) -> str | int:
     return " ".join(terms)
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, int]:
+def readers_of(graph: onnx.GraphProto) -> dict[str, int]:
     """How many times each value is read, an output of the graph once more."""
     count = {name: 0 for node in graph.node for name in node.output}
     for name in [n for node in graph.node for n in node.input] + [v.name for v in graph.output]:
@@ -101,7 +101,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, int]:
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove operators that nothing reads any more, and their constants."""
     while True:
-        readers = _readers(graph)
+        readers = readers_of(graph)
         unused = [n for n in graph.node if not any(readers[name] for name in n.output)]
         if not unused:
             break

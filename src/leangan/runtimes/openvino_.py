@@ -21,6 +21,7 @@ from leangan.runtimes.layer_names import layer_of
 from leangan.runtimes.layer_times import Executed, by_layer, run_often, typical
 from leangan.runtimes.onnx_codes import drop_16_bits, weight_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
+from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed, sum_twice
 from leangan.runtimes.openvino_codebook import index_constants, pack_constants
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class OpenVINO:
         with tempfile.TemporaryDirectory() as temporary:
             source = to_onnx(generator)
             drop_16_bits(source)
+            round_before_joins(source)
+            scale_where_computed(source)
+            sum_twice(source)
             model = _core().read_model(save_onnx(source, Path(temporary) / "generator.onnx"))
             _name_last_layers(model, source)
             _simplify(model)
@@ -275,6 +279,10 @@ def _replace(old: Any, new: Any) -> None:
 
 
 def _shorten(xml: Path) -> None:
-    """Indentation is a fifth of the text, and small networks have more text than weights."""
+    """Drop what reading does not need: indentation, and shapes, which are inferred anyway.
+
+    It is half of the text, and small networks have more text than weights.
+    """
     text = re.sub(r"\n\s*", "", xml.read_text("utf-8"))
+    text = re.sub(r"(<port [^>]*)>(?:<dim>-?\d+</dim>)*</port>", r"\1/>", text)
     xml.write_text(text.replace(" />", "/>"), "utf-8")

@@ -17,6 +17,9 @@ from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import FLOAT
 
 WORD = "w8a8"
+"""What is usual; see `Asked.word`."""
+SIGNED = "w8s8"
+"""Where runtimes are faster so."""
 _MARGINS_DB = (0.7, 5.0)
 """Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
 _RETRIES = 2
@@ -40,14 +43,21 @@ class Asked:
     lab: Lab
     generator: Generator
     """Float, with the rewrites that pay."""
-    calibration: Calibration
-    """In 8 bits."""
+    calibrations: Mapping[str, Calibration]
+    """By precision in 8 bits (see `scheme.parse_word`), the one that kernels like best first."""
     macs: Mapping[str, int]
     """By layer."""
     floor_db: float
     """PSNR or signal-to-noise ratio that is to be kept."""
     most_lost: float | None = None
     """Decibels of PSNR-Y that may be lost against ground truth, where that was said."""
+    zero_point_cost: float = 1.0
+    """How many times longer a layer takes whose input has a zero point."""
+
+    @property
+    def main(self) -> str:
+        """The precision that is tried for all layers."""
+        return next(iter(self.calibrations))
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,10 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
         careful: try only the plan with the most quality to spare, and no other if it falls short.
     """
     power = asked.lab.power
-    bold = uniform(asked.calibration, {}, WORD, power)
+    bold = uniform(asked.calibrations[asked.main], {}, asked.main, power)
     first = _attempt(asked, runtime, bold)
-    times = _layer_times(asked.lab, plain, first)
-    choices = groups({WORD: asked.calibration}, times, asked.macs)
+    times = _layer_times(asked, plain, first)
+    choices = groups(asked.calibrations, {**_guessed(asked, times), **times}, asked.macs)
     slow = sum(group.options[0].ms for group in choices)
     too_high = _too_high(bold, first, 0.0)
     tried = [(bold, first)]
@@ -101,7 +111,9 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
 def _attempt(asked: Asked, runtime: str, plan: Plan) -> Candidate:
     precision = runtimes.get(runtime).precisions(quantized=True)[-1]
     asked.lab.progress(f"Quantizing for {runtime}{plan.name}")
-    made = quantize(asked.generator, asked.calibration, keep_float=plan.keep_float)
+    codes = {n: asked.calibrations.get(w) for n, w in plan.words.items()}
+    calibration = {n: (c or asked.calibrations[asked.main])[n] for n, c in codes.items()}
+    made = quantize(asked.generator, calibration, keep_float=plan.keep_float)
     name = _free_name(f"{runtime} {precision}{plan.name}", asked.lab.candidates)
     return asked.lab.attempt(Candidate(name, runtime, precision, made))
 
@@ -116,11 +128,11 @@ def _free_name(name: str, candidates: Sequence[Candidate]) -> str:
     return free
 
 
-def _layer_times(lab: Lab, plain: Candidate | None, first: Candidate) -> Times:
-    lab.progress("Timing each layer")
+def _layer_times(asked: Asked, plain: Candidate | None, first: Candidate) -> Times:
+    asked.lab.progress("Timing each layer")
     times: dict[str, dict[str, float]] = {}
     for _ in range(_ROUNDS):
-        for word, candidate in ((FLOAT, plain), (WORD, first)):
+        for word, candidate in ((FLOAT, plain), (asked.main, first)):
             if candidate is None or candidate.worker is None:
                 continue
             try:
@@ -131,6 +143,20 @@ def _layer_times(lab: Lab, plain: Candidate | None, first: Candidate) -> Times:
             for name, ms in found.items():
                 known[name] = min(ms, known.get(name, math.inf))
     return times if len(times) == 2 and all(times.values()) else {}
+
+
+def _guessed(asked: Asked, times: Times) -> Times:
+    """What layers take in the precisions that were not tried for all of them."""
+    known = times.get(asked.main)
+    if not known:
+        return {}
+    found = {}
+    for word, calibration in asked.calibrations.items():
+        slower = {n for n, code in calibration.items() if code.input_zero_point}
+        found[word] = {
+            n: ms * (asked.zero_point_cost if n in slower else 1.0) for n, ms in known.items()
+        }
+    return found
 
 
 def _too_high(plan: Plan, made: Candidate, before: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from leangan.generator import Generator
 from leangan.graph.cost import layers
 from leangan.graph.doors import DOOR_REWRITES
 from leangan.report.words import conditions
+from leangan.runtimes import openvino_probe
 from leangan.search import recipe as recipes
 from leangan.search.candidate import Candidate
 from leangan.search.choose import keeps_quality
 from leangan.search.compare import runtime_names
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
-from leangan.search.mixed import WORD, Asked, Times, attempt_mixed
+from leangan.search.mixed import SIGNED, WORD, Asked, Times, attempt_mixed
 from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
 from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
@@ -39,6 +41,8 @@ from leangan.techniques.scheme import FLOAT
 from leangan.training.settings import TrainSettings
 
 _DEFAULT_TARGET_DB = 40.0
+_ZERO_POINTS_COST = 1.1
+"""How many times longer they let convolutions take where others are tried without."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class _Search:
 class _Found:
     """What the search learned of the layers, for the report and for plan.yaml."""
 
-    calibration: Calibration
+    calibrations: Mapping[str, Calibration]
+    """By precision; that of a recipe that is followed has the precisions of its layers."""
     times: Mapping[str, Times]
     """By runtime."""
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
@@ -147,7 +152,7 @@ def compress(
             Path(out),
             model=str(source) if isinstance(source, str | Path) else generator.name,
             floor=floor,
-            calibration=found.calibration,
+            calibration=lambda c: _codes_of(c, found),
             recipe=lambda c: found.recipes.get(c.name) or _recipe_of(c, followed, seed, limit),
             plan=lambda c: _plan_of(c, found, lab.power),
             command=command,
@@ -192,36 +197,40 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     if "openvino" in where and "openvino" in plain:
         plain["openvino"] = base_for_8_bits(lab, search.generator, plain["openvino"])
         generator = plain["openvino"].generator
-    calibration = _calibrated(search, generator)
+    cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
+    precisions = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
+    calibrations = {w: _calibrated(search, generator, PrecisionPlan({}, w)) for w in precisions}
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
     asked = Asked(
         lab,
         generator,
-        calibration,
+        calibrations,
         _macs(generator),
         max(decibels, default=_DEFAULT_TARGET_DB),
         min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
+        cost,
     )
+    # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
+    others = dataclasses.replace(asked, calibrations={WORD: calibrations[WORD]})
     times = {
-        # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
-        name: attempt_mixed(asked, plain.get(name), name, careful=name != "openvino").times
+        name: attempt_mixed(asked, plain.get(name), name, careful=False).times
+        if name == "openvino"
+        else attempt_mixed(others, plain.get(name), name, careful=True).times
         for name in where
     }
     recipes = {}
     if search.seconds and "openvino" in where and "openvino" in plain:
         recipes = _train(search, plain["openvino"], search.seconds)
-    return _Found(calibration, times, recipes)
+    return _Found(calibrations, times, recipes)
 
 
-def _calibrated(
-    search: _Search, generator: Generator, plan: PrecisionPlan | None = None
-) -> Calibration:
+def _calibrated(search: _Search, generator: Generator, plan: PrecisionPlan) -> Calibration:
     used = (*search.data.calibration, *flat_samples(search.generator))
     return calibrate_plan(
         generator,
         [sample.inputs for sample in used],
-        plan or PrecisionPlan({}),
+        plan,
         names=[sample.name for sample in used],
         progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
     )
@@ -239,7 +248,7 @@ def _follow(search: _Search, recipe: Recipe) -> _Found:
     generator, calibration = _made(search, recipe)
     name = f"{recipe.runtime} {recipe.precision}"
     search.lab.attempt(Candidate(name, recipe.runtime, recipe.precision, generator))
-    return _Found(calibration, {})
+    return _Found({WORD: calibration}, {})
 
 
 def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
@@ -336,22 +345,37 @@ def _recipe_of(
     )
 
 
+def _codes_of(candidate: Candidate, found: _Found) -> Calibration:
+    """The numbers of a candidate's layers, or what they would be."""
+    if not found.calibrations:
+        return {}
+    main = next(iter(found.calibrations.values()))
+    words = _words_of(candidate)
+    return {n: found.calibrations.get(words.get(n, ""), main)[n] for n in main}
+
+
+def _words_of(candidate: Candidate) -> Mapping[str, str]:
+    steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
+    found: Mapping[str, str] = steps.get("quantize_linear", {}).get("words", {})
+    return found
+
+
 def _plan_of(candidate: Candidate, found: _Found, power: float) -> PrecisionPlan | None:
     """The precisions of a quantized candidate's layers, with what the search knows of each."""
-    steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
-    words: Mapping[str, str] = steps.get("quantize_linear", {}).get("words", {})
+    words = _words_of(candidate)
     if not words:
         return None
-    times = found.times.get(candidate.runtime) or {FLOAT: {}, WORD: {}}
+    times = found.times.get(candidate.runtime) or {}
+    word = next((w for w in words.values() if w != FLOAT), WORD)
     costs = _macs(candidate.generator)
     whole = sum(costs.values()) or 1
     facts = {
         name: LayerFacts(
             10 * math.log10(power / code.noise) if code.noise else None,
-            times[FLOAT].get(name),
-            times[WORD].get(name),
+            times.get(FLOAT, {}).get(name),
+            times.get(word, {}).get(name),
             costs.get(name, 0) / whole,
         )
-        for name, code in found.calibration.items()
+        for name, code in _codes_of(candidate, found).items()
     }
-    return PrecisionPlan(words, WORD, candidate.generator.name, facts=facts)
+    return PrecisionPlan(words, word, candidate.generator.name, facts=facts)

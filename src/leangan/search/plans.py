@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,9 +35,11 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """For people: "", ", 2 layers float"."""
-        count = len(self.keep_float)
-        return "" if not count else f", {count} layer{'s' if count > 1 else ''} float"
+        """For people: "", ", 2 layers float", ", 1 layer float, 5 layers w8a8"."""
+        counts = Counter(self.words.values())
+        floats = counts.pop(FLOAT, 0)
+        few = [(floats, FLOAT), *((n, word) for word, n in counts.most_common()[1:])]
+        return "".join(f", {n} layer{'s' if n > 1 else ''} {word}" for n, word in few if n)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _HEAD = """\
 # only, and float is left alone. Layers that are not listed have the default. Behind each layer:
 # the quality if that layer alone were quantized, its time in float and so, its share of the work.
 """
-_BITS = ("weight_bits", "activation_bits")
+_BITS = ("weight_bits", "activation_bits", "signed")
 """Fields of the scheme that the words say."""
 
 
@@ -153,15 +153,16 @@ def calibrate_plan(
         progress: called with (units done, units in all), from the start for each precision.
 
     Returns:
-        Of all layers, each in its own precision; those that stay float in the default one, or
-        where that is float as well, in 8 bits.
+        Of all layers, each in its own precision; those that stay float in one that others have,
+        the default one first, or where all are float, in 8 bits.
 
     Raises:
         UsageError: the plan names a layer that there is not; those of a like name are listed.
     """
     own = list(quantizable(generator.module()))
     check_names(generator, plan.layers, own)
-    spare = plan.default if plan.default != FLOAT else "w8a8"
+    used = [word for word in map(plan.word, own) if word != FLOAT]
+    spare = plan.default if plan.default in used else (used or ["w8a8"])[0]
     words = {n: spare if plan.word(n) == FLOAT else plan.word(n) for n in own}
     made = {
         word: calibrate(

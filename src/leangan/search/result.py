@@ -80,7 +80,7 @@ def write_result(
     *,
     model: str,
     floor: str,
-    calibration: Calibration,
+    calibration: Callable[[Candidate], Calibration],
     recipe: Callable[[Candidate], Recipe],
     plan: Callable[[Candidate], PrecisionPlan | None],
     command: str | None,
@@ -118,7 +118,9 @@ def write_result(
                 "quantization": summary and {**summary, "layers": [w.to_json() for w in coded]},
             }
         )
-        extras = _extras(lab, task, written, calibration, command, folder)
+        extras = _extras(
+            lab, task, written, calibration(written) if written else {}, command, folder
+        )
         if summary:
             extras["quantization"] = {"summary": summary, "layers": [asdict(w) for w in coded]}
         write_json(facts, folder / "report.json")
@@ -236,7 +238,7 @@ def _layers(lab: Lab, written: Candidate, calibration: Calibration) -> list[dict
             precision, why = float_precision, "costs more quality in 8 bits than it saves time"
         else:
             word = found.scheme.word
-            precision = "int8" if word == "w8a8" else word
+            precision = "int8" if word in ("w8a8", "w8s8") else word
             why = _RANGES[found.range_by] + (_EQUALIZED if found.factors is not None else "")
         rows.append(
             {

@@ -11,11 +11,10 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
-from leangan.graph.operators import is_call
 from leangan.graph.replay import first_tensor
 from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape, rounded
-from leangan.techniques.placement import keeps_channels, quantizable, source_of
+from leangan.techniques.placement import Pool, keeps_channels, pools, quantizable
 from leangan.techniques.range_options import layer_options, reaching
 from leangan.techniques.ranges import RangeObserver
 from leangan.techniques.round_feedback import round_feedback
@@ -75,14 +74,9 @@ def calibrate(
         raise LeanganError(f"{generator.name} has no layer that could run in 8 bits.")
     total = len(data) + len(layers)
     tick = progress or (lambda done, of: None)
-    # Layers that read the same values (the phases of a transposed convolution) share one range:
-    # several would mean several quantizers on one tensor, and no integer kernel for all of them.
-    readers: dict[Node, list[Node]] = {}
-    for node in layers.values():
-        readers.setdefault(source_of(node)[0], []).append(node)
-    observers = {s: RangeObserver(_channel_axis(scheme, n)) for s, n in readers.items()}
+    seen = [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers.values())]
     with torch.no_grad():
-        watch = _Watch(module, observers)
+        watch = _Watch(module, seen)
         # A few latents fill the ranges of deep layers by chance: ranges are tried on others than
         # those that they were made of, or the tightest would win. A picture has many positions,
         # and flat colours among the pictures must be covered.
@@ -100,12 +94,10 @@ def calibrate(
             tick(done, total)
         trials = Trials(generator, module, _cut_inputs(generator, unseen or data, _PROBES))
         options: dict[Node, list[LayerCode]] = {}
-        for source, nodes in readers.items():
-            options |= layer_options(generator, module, scheme, nodes, observers[source], trials)
+        for pool, observer in seen:
+            options |= layer_options(generator, module, scheme, pool, observer, trials)
         chosen = trials.best(options, lambda done: tick(len(data) + done // 2, total))
-        chosen = {
-            node: reaching(code, observers[source_of(node)[0]]) for node, code in chosen.items()
-        }
+        chosen = {n: c for p, o in seen for n, c in reaching(p, chosen, o).items()}
         errors = _MeanError(module, chosen)
         for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
             errors.run(*inputs)
@@ -127,19 +119,16 @@ def calibrate(
     return {name: measured[node] for name, node in layers.items()}
 
 
-def _channel_axis(scheme: Scheme, nodes: Sequence[Node]) -> int | None:
-    """The source's channel axis where its channels may be scaled apart, else None."""
+def _channel_axis(scheme: Scheme, pool: Pool) -> int | None:
+    """The channel axis of what is read where its channels may be scaled apart, else None."""
     if not scheme.equalize or scheme.activation_bits != 8:
         return None
-    source = source_of(nodes[0])[0]
-    if source.op == "placeholder":  # a few latents say little of each channel
+    if pool.values[0].op == "placeholder":  # a few latents say little of each channel
         return None
-    # Runtimes fuse the factors into what computes the source; what only joins computes nothing,
-    # and a multiplication of its own made RRDBNet's dense blocks twice as slow.
-    if is_call(source, torch.ops.aten.cat):
+    linear = {node.target is torch.ops.aten.linear.default for node in pool.layers}
+    if len(linear) > 1 or not all(keeps_channels(node) for node in pool.layers):
         return None
-    linear = {node.target is torch.ops.aten.linear.default for node in nodes}
-    if len(linear) > 1 or not all(keeps_channels(node) for node in nodes):
+    if len(pool.values) > 1 and linear == {True}:  # joined along another axis than it reads
         return None
     return -1 if linear.pop() else 1
 
@@ -159,17 +148,24 @@ def _half_size(port: Port, axis: int, size: int) -> int:
 class _Watch(Interpreter):
     """Runs the float graph and shows the values that layers read to their observers."""
 
-    def __init__(self, module: GraphModule, observers: Mapping[Node, RangeObserver]) -> None:
+    def __init__(
+        self, module: GraphModule, observers: Sequence[tuple[Pool, RangeObserver]]
+    ) -> None:
         super().__init__(module)
-        self.observers = observers
         self.only_reach = False
+        self._pools = {value: (pool, obs) for pool, obs in observers for value in pool.values}
+        self._held: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
-        if n in self.observers:
+        if n in self._pools:
             assert isinstance(value, Tensor)
-            observer = self.observers[n]
-            (observer.reach if self.only_reach else observer.see)(value)
+            self._held[n] = value
+            pool, observer = self._pools[n]
+            if all(v in self._held for v in pool.values):
+                parts = [self._held.pop(v) for v in pool.values]
+                whole = torch.cat(parts, 1) if len(parts) > 1 else value
+                (observer.reach if self.only_reach else observer.see)(whole)
         return value
 
 

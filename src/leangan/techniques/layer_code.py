@@ -20,7 +20,8 @@ class LayerCode:
 
     name: str
     source: str
-    """Where its input was computed; layers with the same one share its range."""
+    """Where its input was computed, or the first part of that; those with the same one share its
+    range."""
     scheme: Scheme
     grid: Grid
     """Of the weight, times `factors` where there are any."""

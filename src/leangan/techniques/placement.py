@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leangan.graph.rewrite import layer_name, tensor_of
@@ -75,6 +79,65 @@ def source_of(node: Node) -> tuple[Node, Node]:
         assert isinstance(before, Node)
         taker, source = source, before
     return source, taker
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Layers whose inputs hold common values, and so are rounded alike.
+
+    The phases of a transposed convolution read one tensor; the layers of a dense block read joins
+    of ever more of the same ones. With several ranges each of these values would be rounded once
+    per layer, in an operator of its own; with one it is rounded where it is computed.
+    """
+
+    reads: Mapping[Node, tuple[Node, ...]]
+    """By layer, in the order of computation: what it reads, or the parts of that, in their order,
+    where it is joined along the channels."""
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """In the order of computation."""
+        return tuple(self.reads)
+
+    @property
+    def values(self) -> tuple[Node, ...]:
+        """All that is read, each once."""
+        return tuple(dict.fromkeys(value for read in self.reads.values() for value in read))
+
+    def channels(self, layer: Node) -> Tensor | slice:
+        """Where the input channels of `layer` lie among those of all `values`."""
+        if len(self.values) == 1:
+            return slice(None)
+        widths = {value: value.meta["val"].shape[1] for value in self.values}
+        first, start = {}, 0
+        for value, width in widths.items():
+            first[value], start = start, start + width
+        return torch.cat([torch.arange(widths[v]) + first[v] for v in self.reads[layer]])
+
+
+def pools(layers: Iterable[Node]) -> list[Pool]:
+    """Put together the layers that read common values, in the order of computation."""
+    found: list[Pool] = []
+    for node in layers:
+        parts = _parts(source_of(node)[0])
+        shared = [pool for pool in found if set(pool.values) & set(parts)]
+        reads = {layer: read for pool in shared for layer, read in pool.reads.items()}
+        together = Pool({**reads, node: parts})
+        if shared:
+            found[found.index(shared[0])] = together
+            found = [pool for pool in found if pool not in shared]
+        else:
+            found.append(together)
+    return found
+
+
+def _parts(source: Node) -> tuple[Node, ...]:
+    dim = source.args[1] if len(source.args) > 1 else 0
+    if source.op != "call_function" or source.target is not _aten.cat.default or dim != 1:
+        return (source,)
+    parts = source.args[0]
+    assert isinstance(parts, list)
+    return tuple(leaf for part in parts for leaf in _parts(part))
 
 
 def keeps_channels(node: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from leangan.generator import Generator
 from leangan.graph.rewrite import layer_name, tensor_of
 from leangan.techniques.grid import make_grid, row_count
 from leangan.techniques.layer_code import LayerCode, largest_per_input, scaled_inputs
-from leangan.techniques.placement import TRANSPOSED, WEIGHTED, groups_of, source_of
+from leangan.techniques.placement import TRANSPOSED, WEIGHTED, Pool, groups_of
 from leangan.techniques.ranges import Bounds, RangeObserver, affine_codes, search_bounds
 from leangan.techniques.scheme import Scheme
 from leangan.techniques.trials import Trials
@@ -33,26 +33,31 @@ def layer_options(
     generator: Generator,
     module: GraphModule,
     scheme: Scheme,
-    nodes: Sequence[Node],
+    pool: Pool,
     seen: RangeObserver,
     trials: Trials,
 ) -> dict[Node, list[LayerCode]]:
-    """What may be tried for the layers of one source: as many options for each of them.
+    """What may be tried for the layers of one pool: as many options for each of them.
 
     Args:
         generator: float.
         module: its graph.
         scheme: bits and rules.
-        nodes: the layers.
-        seen: what came out of their source.
-        trials: hold the source's values, for `Scheme.range` "search".
+        pool: the layers, and what they read.
+        seen: the values that they read.
+        trials: hold these values, for `Scheme.range` "search".
     """
-    source, _ = source_of(nodes[0])
-    known = _known_range(generator, module, source)
-    weights = {node: _weight(module, node) for node in nodes}
-    found: dict[Node, list[LayerCode]] = {node: [] for node in nodes}
-    for factors in [None] if known else [None, *_factors(seen, weights)]:
-        blanks = {n: _with_grid(scheme, n, source, w, factors) for n, w in weights.items()}
+    source = pool.values[0]
+    known = _known_range(generator, module, source) if len(pool.values) == 1 else None
+    weights = {node: _weight(module, node) for node in pool.layers}
+    found: dict[Node, list[LayerCode]] = {node: [] for node in pool.layers}
+    for factors in [None] if known else [None, *_factors(pool, seen, weights)]:
+        blanks = {
+            n: _with_grid(
+                scheme, n, source, w, None if factors is None else factors[pool.channels(n)]
+            )
+            for n, w in weights.items()
+        }
         ranges = {"signature": known} if known else _ranges(scheme, seen, factors)
         for by, bounds in ranges.items():
             made = {n: _covering(code, by, bounds) for n, code in blanks.items()}
@@ -64,11 +69,21 @@ def layer_options(
     return found
 
 
-def reaching(code: LayerCode, seen: RangeObserver) -> LayerCode:
-    """Where the whole range was chosen, that of all inputs."""
-    return (
-        _covering(code, "minmax", seen.widest(code.factors)) if code.range_by == "minmax" else code
-    )
+def reaching(
+    pool: Pool, codes: Mapping[Node, LayerCode], seen: RangeObserver
+) -> dict[Node, LayerCode]:
+    """The codes of a pool's layers; where the whole range was chosen, with that of all inputs."""
+    made = {node: codes[node] for node in pool.layers}
+    if any(code.range_by != "minmax" for code in made.values()):
+        return made
+    factors = None
+    if seen.axis is not None:
+        factors = torch.ones(len(seen.low))
+        for node, code in made.items():
+            if code.factors is not None:
+                factors[pool.channels(node)] = code.factors
+    bounds = seen.widest(factors)
+    return {node: _covering(code, "minmax", bounds) for node, code in made.items()}
 
 
 def _weight(module: GraphModule, node: Node) -> Tensor:
@@ -85,12 +100,15 @@ def _known_range(generator: Generator, module: GraphModule, source: Node) -> Bou
     return None if known is None else (min(known[0], 0.0), max(known[1], 0.0))
 
 
-def _factors(seen: RangeObserver, weights: dict[Node, Tensor]) -> list[Tensor]:
+def _factors(pool: Pool, seen: RangeObserver, weights: dict[Node, Tensor]) -> list[Tensor]:
     """Per share, what each channel is divided by; their geometric mean is 1."""
     if seen.axis is None:
         return []
     reach = torch.maximum(seen.high, -seen.low)
-    meets = torch.stack([largest_per_input(w, n) for n, w in weights.items()]).amax(0)
+    meets = torch.zeros_like(reach)
+    for node, weight in weights.items():
+        mine = pool.channels(node)
+        meets[mine] = torch.maximum(meets[mine], largest_per_input(weight, node))
     found = []
     for share in _SHARES:
         log = share * _log(reach) - (1 - share) * _log(meets)
@@ -143,7 +161,8 @@ def _with_grid(
 
 
 def _covering(code: LayerCode, by: str, bounds: Bounds) -> LayerCode:
-    scale, zero = affine_codes(*bounds, bits=code.scheme.activation_bits or 8)
+    bits, signed = code.scheme.activation_bits or 8, code.scheme.signed
+    scale, zero = affine_codes(*bounds, bits=bits, signed=signed)
     return replace(code, input_scale=scale, input_zero_point=zero, range_by=by)
 
 

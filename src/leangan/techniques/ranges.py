@@ -150,8 +150,17 @@ def divergence(
     return float((p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))).sum())
 
 
-def affine_codes(low: float, high: float, bits: int = 8) -> tuple[float, int]:
-    """Scale and zero point of the unsigned affine code that covers [low, high]; zero is exact."""
+def affine_codes(
+    low: float, high: float, bits: int = 8, *, signed: bool = False
+) -> tuple[float, int]:
+    """Scale and zero point of the unsigned affine code that covers [low, high]; zero is exact.
+
+    With `signed`, where anything is negative, the zero point is the middle one: shifted by it the
+    code is that of a signed integer.
+    """
     top = 2**bits - 1
+    if signed and low < 0:
+        middle = 2 ** (bits - 1)
+        return max(-low / middle, high / (middle - 1), 1e-8 / top), middle
     scale = max(high - low, 1e-8) / top
     return scale, int(min(top, max(0, round(-low / scale))))
