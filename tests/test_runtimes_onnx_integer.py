@@ -14,7 +14,7 @@ from torch import nn
 import leangan as lg
 from leangan import runtimes
 from leangan.runtimes.onnx_file import to_onnx
-from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed
+from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed, sum_twice
 from leangan.techniques.calibrate import calibrate
 from leangan.techniques.placement import pools, quantizable
 from leangan.techniques.quantize_linear import quantize
@@ -117,6 +117,40 @@ def test_factors_go_into_the_weights_in_front_of_activations(small, data):
     scaled = [n for n in model.graph.node if n.op_type == "Mul" and n.output[0] in quantized]
     assert len(scaled) == 2
     assert db(run(model, x), wanted) > 60
+
+
+class Residual(nn.Module):
+    """A stream that is read rounded and as it is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, input):
+        x = input
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def test_sums_that_are_read_in_two_forms_are_computed_twice():
+    net = lg.load(Residual().eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+    data = [net.example({"H": 24, "W": 24}, seed=s) for s in range(4)]
+    small = quantize(net, data)
+    before, after = to_onnx(small), to_onnx(small)
+    assert sum_twice(after) == 2  # the first layer reads the port, and nothing reads the last sum
+    readers = Counter(name for node in after.graph.node for name in node.input)
+    makers = {v: n for n in after.graph.node for v in n.output}
+    for node in after.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in makers:
+            source = node.input[0]
+            while makers[source].op_type == "Mul":
+                source = makers[source].input[0]
+            assert makers[source].op_type == "Add"
+            assert readers[source] == 1
+    (x,) = data[0]
+    assert np.array_equal(run(before, x), run(after, x))
 
 
 def test_openvino_computes_a_dense_block_in_integers(small, data, tmp_path):

@@ -29,6 +29,7 @@ class Bench:
 
     off: dict[str, float] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=lambda: QUICK)
+    profile: Any = None
     fail: bool = False
     power: float = 1.0
     candidates: list[Any] = field(default_factory=list)
@@ -43,7 +44,7 @@ class Bench:
             candidate.error = "it crashed"
         else:
             candidate.quality = {"psnr": {"mean": 10 * math.log10(1 / noise)}}
-            candidate.worker = SimpleNamespace(layer_times=lambda: self.times)
+            candidate.worker = SimpleNamespace(layer_times=self.profile or (lambda: self.times))
         self.candidates.append(candidate)
         return candidate
 
@@ -54,12 +55,12 @@ def search(monkeypatch):
     monkeypatch.setattr(
         mixed.runtimes, "get", lambda name: SimpleNamespace(precisions=lambda quantized: ("int8",))
     )
-    found = {n: LayerCode(n, n, Scheme(), GRID, noise=v) for n, v in NOISE.items()}
+    usual = {"w8a8": {n: LayerCode(n, n, Scheme(), GRID, noise=v) for n, v in NOISE.items()}}
 
-    def run(lab, floor, *, slow=SLOW, careful=False, profile=None):
+    def run(lab, floor, *, slow=SLOW, careful=False, profile=None, codes=usual, cost=1.0):
         worker = SimpleNamespace(layer_times=profile or (lambda: slow))
         plain = SimpleNamespace(worker=worker)
-        asked = Asked(lab, None, {"w8a8": found}, dict.fromkeys(NOISE, 10), floor)
+        asked = Asked(lab, None, codes, dict.fromkeys(NOISE, 10), floor, zero_point_cost=cost)
         return attempt_mixed(asked, plain, "clock", careful=careful)
 
     return run
@@ -76,6 +77,23 @@ def test_all_layers_first_then_mixes_above_the_floor(search):
         "clock int8", "clock int8, 1 layer float", "clock int8, 2 layers float",
     ]  # fmt: skip
     assert found.times == {"float": SLOW, "w8a8": QUICK}
+
+
+def test_zero_points_come_back_where_they_are_worth_their_time(search):
+    def code(name, share, zero):
+        noise = NOISE[name] * share
+        return LayerCode(name, name, Scheme(), GRID, input_zero_point=zero, noise=noise)
+
+    signed = {n: code(n, 1.0, 128 if n in "ab" else 0) for n in NOISE}
+    affine = {n: code(n, 0.1 if n == "a" else 1.0, 60 if n in "ab" else 0) for n in NOISE}
+    codes = {"w8s8": signed, "w8a8": affine}
+    found = search(Bench(), 33.0, codes=codes, cost=1.2)
+    words = dict(found.tried[1][0].words)
+    assert words == {"a": "w8a8", "b": "w8s8", "c": "w8s8", "d": "w8s8", "e": "w8s8"}
+    assert found.tried[1][0].ms == pytest.approx(5.2)
+    # Float takes twice the time: it is cheaper than a zero point that costs more.
+    found = search(Bench(), 33.0, codes=codes, cost=2.5)
+    assert dict(found.tried[1][0].words)["a"] == "float"
 
 
 def test_where_all_layers_are_enough_nothing_else_is_tried(search):
@@ -137,6 +155,23 @@ def test_where_the_runtime_does_not_tell_work_stands_for_time(search):
     found = search(Bench(times={}), 33.0, slow={})
     assert found.times == {}
     assert kept(found) == ["", "a", "ab"]
+
+
+def test_a_slow_spell_does_not_count_against_8_bits(search):
+    """The machine is half as fast from the middle of the second round on."""
+    speeds = iter([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+
+    def timed(times):
+        def profile():
+            speed = next(speeds)
+            return {n: ms * speed for n, ms in times.items()}
+
+        return profile
+
+    lab = Bench(profile=timed(QUICK))
+    found = search(lab, 33.0, profile=timed(SLOW))
+    assert found.times == {"float": SLOW, "w8a8": QUICK}
+    assert kept(found)[1] == "a"
 
 
 def test_a_profile_that_fails_is_none(search):

@@ -123,3 +123,5 @@ def test_a_plan_is_named_for_people():
     assert Plan({"a": "w8a8"}, 40.0, 1.0).name == ""
     assert Plan({"a": "float", "b": "w8a8"}, 40.0, 1.0).name == ", 1 layer float"
     assert Plan({"a": "float", "b": "float"}, 40.0, 1.0).name == ", 2 layers float"
+    words = {"a": "w8s8", "b": "w8a8", "c": "w8s8", "d": "float"}
+    assert Plan(words, 40.0, 1.0).name == ", 1 layer float, 1 layer w8a8"

@@ -17,6 +17,7 @@ from leangan.techniques.grid import make_grid
 from leangan.techniques.placement import quantizable, source_of
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.ranges import RangeObserver, affine_codes
+from leangan.techniques.scheme import Scheme
 
 aten = torch.ops.aten
 
@@ -257,6 +258,27 @@ def test_zero_is_exact():
         assert 0 <= zero <= 255
         assert (zero - zero) * scale == 0
         assert scale * (255 - zero) == pytest.approx(high, abs=scale)
+
+
+def test_signed_codes_have_as_many_levels_on_both_sides():
+    assert affine_codes(0.0, 6.0, signed=True) == affine_codes(0.0, 6.0)
+    for low, high in ((-1.0, 1.0), (-0.2, 2.0), (-3.0, 0.0)):
+        scale, zero = affine_codes(low, high, signed=True)
+        assert zero == 128
+        assert scale * 127 >= high - 1e-6
+        assert scale * 128 >= -low - 1e-6
+        assert scale * 128 <= max(high * 128 / 127, -low) + 1e-6
+
+
+def test_a_signed_scheme_has_no_zero_points(translator, data):
+    codes = calibrate(translator, data, Scheme().at("w8s8"))
+    zeros = {name: code.input_zero_point for name, code in codes.items()}
+    # What a ReLU puts out has none in any case; the picture and the residual stream have.
+    assert zeros == {"head.1": 128, "block.1": 0, "down": 0, "up": 0, "tail": 0}
+    (x,) = translator.example({"H": 32, "W": 32}, seed=9)
+    assert db(quantize(translator, codes)(x), translator(x)) > 30
+    with pytest.raises(UsageError, match="8 bits"):
+        Scheme(signed=True, activation_bits=16)
 
 
 def test_weight_steps_are_never_worse_than_the_plain_ones():
