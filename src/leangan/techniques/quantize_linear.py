@@ -1,10 +1,11 @@
 """Linear quantization in the graph, post-training.
 
 `w_q = round(w / s)`, `w ~ w_q * s`: weights symmetric, one scale per output channel unless the
-scheme says otherwise; activations affine, one scale per tensor (Jacob et al. 2018, "Quantization
-and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"; Nagel et al. 2021,
-"A White Paper on Neural Network Quantization"). The result is the PT2E form: quantize and
-dequantize operators around each layer, which OpenVINO and ONNX Runtime turn into integer kernels.
+scheme says otherwise; activations affine or signed, one scale per tensor (Jacob et al. 2018,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference";
+Nagel et al. 2021, "A White Paper on Neural Network Quantization"). The result is the PT2E form:
+quantize and dequantize operators around each layer, which OpenVINO and ONNX Runtime turn into
+integer kernels.
 
 Choices that matter on generators are made here and in placement.py:
 
@@ -13,6 +14,8 @@ Choices that matter on generators are made here and in placement.py:
 - Where padding or another operator that only moves values stands in front of a layer, the values
   are quantized before it.
 - Transposed convolutions get their scales along axis 1, where their output channels lie.
+- Layers that read common values, as in a dense block, share one range and one set of factors, so
+  that each value is rounded once.
 - Channels of an input that differ in range are divided by factors of their own before they share
   one scale; runtimes fuse that into what computes them.
 """
