@@ -153,6 +153,37 @@ def test_sums_that_are_read_in_two_forms_are_computed_twice():
     assert np.array_equal(run(before, x), run(after, x))
 
 
+class Weighted(nn.Module):
+    """Multiplications that are the network's own, in front of what is rounded."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.tail, self.last = nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+        self.register_buffer("map", torch.rand(1, 4, 16, 16))
+        self.register_buffer("signs", torch.tensor([1.0, -1, 2, -2]).reshape(1, 4, 1, 1))
+
+    def forward(self, input):
+        x = torch.cat([self.head(input), self.other(input)], 1) * 0.5
+        y = torch.relu(self.tail(x)) * self.map
+        return self.last(y) + self.last(torch.relu(y) * self.signs)
+
+
+def test_other_multiplications_are_left_alone():
+    net = lg.load(
+        Weighted().eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays",
+    )  # fmt: skip
+    data = [net.example({"N": 1}, seed=s) for s in range(4)]
+    small = quantize(net, data)
+    before, after = to_onnx(small), to_onnx(small)
+    round_before_joins(after)
+    scale_where_computed(after)
+    sum_twice(after)
+    (x,) = data[0]
+    assert db(run(after, x), run(before, x)) > 60
+
+
 def test_openvino_computes_a_dense_block_in_integers(small, data, tmp_path):
     runtime = runtimes.get("openvino")
     if not runtime.precisions(quantized=True):

@@ -3,7 +3,7 @@
 The quantized graph rounds what enters each layer. OpenVINO fuses that into the layer in front,
 which then puts out 8 bits, but only if nothing stands between and if all of its channels share one
 range. Otherwise it falls back to an operator of its own, to float layouts around it, and on CPUs
-with AMX to convolutions that take twice the time. Both edits here are exact.
+with AMX to convolutions that take twice the time. The edits here are exact.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def round_before_joins(model: onnx.ModelProto) -> int:
         back = backs.get(node.output[0]) if node.op_type == "QuantizeLinear" else None
         if back is not None and readers[node.output[0]] == 1 and parts.one_range(node):
             scaled = makers.get(node.input[0])
-            if scaled is None or readers[node.input[0]] != 1 or not parts.factors(scaled):
-                scaled = None
-            source = node.input[0] if scaled is None else scaled.input[0]
-            made = parts.rounded(source, scaled, node, back)
+            factors = None
+            if scaled is not None and readers[node.input[0]] == 1:
+                factors = _factors(scaled, parts.constants)
+            source = node.input[0] if scaled is None or factors is None else scaled.input[0]
+            made = parts.rounded(source, factors, node, back)
             if made is not None:
                 instead[back.output[0]] = made
                 nodes += parts.take()
@@ -77,10 +78,11 @@ class _Parts:
         self.added: dict[str, np.ndarray] = {}
         self.joined = 0
         self._joins = {n.output[0]: n for n in model.graph.node if n.op_type == "Concat"}
+        known = infer_shapes(model).graph.value_info if self._joins else ()
         self._widths = {
             v.name: v.type.tensor_type.shape.dim[1].dim_value
-            for v in [*infer_shapes(model).graph.value_info, *model.graph.input]
-            if self._joins and len(v.type.tensor_type.shape.dim) > 1
+            for v in (*known, *model.graph.input)
+            if len(v.type.tensor_type.shape.dim) > 1
         }
         self._made: dict[tuple[object, ...], str] = {}
         self._new: list[onnx.NodeProto] = []
@@ -96,19 +98,14 @@ class _Parts:
         numbers = [self.constants.get(name) for name in code.input[1:]]
         return all(number is not None and number.size == 1 for number in numbers)
 
-    def factors(self, node: onnx.NodeProto) -> bool:
-        """Whether a multiplication by a number per channel."""
-        return node.op_type == "Mul" and node.input[1] in self.constants
-
     def rounded(
         self,
         value: str,
-        scaled: onnx.NodeProto | None,
+        factors: np.ndarray | None,
         code: onnx.NodeProto,
         back: onnx.NodeProto,
     ) -> str | None:
         """The name of the value, scaled and rounded; None where widths of parts are not known."""
-        factors = None if scaled is None else self.constants[scaled.input[1]]
         leaves = self._leaves(value)
         widths = [self._widths.get(leaf, 0) for leaf in leaves]
         if factors is None or len(leaves) == 1:
@@ -156,6 +153,14 @@ class _Parts:
         return name
 
 
+def _factors(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> np.ndarray | None:
+    """What each channel is multiplied by, (1, channels, 1, ...), where that is all a node does."""
+    found = constants.get(node.input[1]) if node.op_type == "Mul" else None
+    if found is None or found.ndim < 3 or found.size != found.shape[1] or not (found > 0).all():
+        return None
+    return found
+
+
 def sum_twice(model: onnx.ModelProto) -> int:
     """Compute a sum a second time where it is read both rounded and as it is.
 
@@ -179,7 +184,7 @@ def sum_twice(model: onnx.ModelProto) -> int:
         if code.op_type != "QuantizeLinear":
             continue
         taker, scaled = code, makers.get(code.input[0])
-        if scaled is not None and scaled.op_type == "Mul" and scaled.input[1] in constants:
+        if scaled is not None and _factors(scaled, constants) is not None:
             taker = scaled
         value = taker.input[0]
         made = makers.get(value)
@@ -216,15 +221,15 @@ def scale_where_computed(model: onnx.ModelProto) -> int:
     added: dict[str, np.ndarray] = {}
     gone: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type != "Mul" or node.output[0] not in quantized:
+        factors = _factors(node, constants) if node.output[0] in quantized else None
+        if factors is None:
             continue
         value, by = node.input
-        factors = constants.get(by)
         layer = makers.get(value)
         while layer is not None and layer.op_type in _HOMOGENEOUS and readers[value] == 1:
             value = layer.input[0]
             layer = makers.get(value)
-        if factors is None or layer is None or readers[value] != 1 or not (factors > 0).all():
+        if layer is None or readers[value] != 1:
             continue
         if layer.op_type not in _OUT_AXIS or _groups(layer) != 1:
             continue
