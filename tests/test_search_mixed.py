@@ -85,7 +85,7 @@ def test_zero_points_come_back_where_they_are_worth_their_time(search):
         return LayerCode(name, name, Scheme(), GRID, input_zero_point=zero, noise=noise)
 
     signed = {n: code(n, 1.0, 128 if n in "ab" else 0) for n in NOISE}
-    affine = {n: code(n, 0.1 if n == "a" else 1.0, 60 if n in "ab" else 0) for n in NOISE}
+    affine = {n: code(n, 0.001 if n == "a" else 1.0, 60 if n in "ab" else 0) for n in NOISE}
     codes = {"w8s8": signed, "w8a8": affine}
     found = search(Bench(), 33.0, codes=codes, cost=1.2)
     words = dict(found.tried[1][0].words)
@@ -183,9 +183,8 @@ def test_a_profile_that_fails_is_none(search):
     assert kept(found) == ["", "a", "ab"]
 
 
-def test_the_least_of_several_times_counts(search, monkeypatch):
-    """What disturbs the machine makes a layer slower, never faster."""
-    calls = iter([{**QUICK, "e": 1.5}, {**QUICK, "a": 9.0, "e": 1.2}])
+def test_the_middle_of_several_rounds_counts(search, monkeypatch):
+    calls = iter([{**QUICK, "e": 1.5}, {**QUICK, "a": 9.0, "e": 1.2}, {**QUICK, "e": 1.2}])
     lab = Bench()
     attempt = Bench.attempt
 

@@ -221,7 +221,8 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     }
     recipes = {}
     if search.seconds and "openvino" in where and "openvino" in plain:
-        recipes = _train(search, plain["openvino"], search.seconds)
+        usual = {} if asked.main == WORD else dict.fromkeys(calibrations[asked.main], asked.main)
+        recipes = _train(search, plain["openvino"], search.seconds, usual)
     return _Found(calibrations, times, recipes)
 
 
@@ -275,7 +276,9 @@ def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
     return generator, calibration
 
 
-def _train(search: _Search, base: Candidate, seconds: float) -> dict[str, Recipe]:
+def _train(
+    search: _Search, base: Candidate, seconds: float, words: Mapping[str, str]
+) -> dict[str, Recipe]:
     """What there is time for: a form with all layers in 8 bits that training makes good enough.
 
     Where 8 bits alone keep the quality already, half of the channels' work goes first.
@@ -284,6 +287,7 @@ def _train(search: _Search, base: Candidate, seconds: float) -> dict[str, Recipe
         search: has tried everything that needs no training.
         base: the float candidate with the rewrites that pay in 8 bits.
         seconds: to train, in all.
+        words: precisions of the layers, where they are others than usual.
 
     Returns:
         By the candidate's name, the recipe that made it.
@@ -298,6 +302,7 @@ def _train(search: _Search, base: Candidate, seconds: float) -> dict[str, Recipe
         precision,
         tuple(n for n in DOOR_REWRITES if n in steps),
         quantize=True,
+        layers=words,
         seed=search.seed,
         limit=search.limit,
         prune=PrunePlan(macs=0.5) if enough else None,
