@@ -147,7 +147,7 @@ def test_interrupted_it_leaves_nothing(folder):
     time.sleep(0.2)
     started.send_signal(signal.SIGINT)
     out, err = started.communicate(timeout=60)
-    assert started.returncode == 130
+    assert started.returncode == 130, err
     assert out == ""
     assert "Interrupted" in err
     assert list(place.iterdir()) == []
