@@ -147,7 +147,9 @@ def test_interrupted_it_leaves_nothing(folder):
     time.sleep(0.2)
     started.send_signal(signal.SIGINT)
     out, err = started.communicate(timeout=60)
-    assert started.returncode == 130, err
+    # Python ends itself by the signal where that fell into an exec of text, though it was caught;
+    # shells call both 130.
+    assert started.returncode in (130, -signal.SIGINT), err
     assert out == ""
     assert "Interrupted" in err
     assert list(place.iterdir()) == []
