@@ -192,8 +192,9 @@ def sum_twice(model: onnx.ModelProto) -> int:
             continue
         if any(operand in constants for operand in made.input):
             continue
-        taker.input[0] = f"{value}_again_{len(again)}"
-        again[id(made)] = helper.make_node("Add", made.input[::-1], taker.input[:1], taker.input[0])
+        name = f"{value}_again"
+        taker.input[0] = name
+        again[id(made)] = helper.make_node("Add", made.input[::-1], [name], name)
     nodes = [n for node in graph.node for n in (node, again.get(id(node))) if n is not None]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -335,13 +335,13 @@ def _recipe_of(
     candidate: Candidate, followed: Recipe | None, seed: int, limit: int | None
 ) -> Recipe:
     steps: Mapping[str, Any] = {s.name: s.settings for s in candidate.generator.history}
-    quantized = steps.get("quantize_linear")
+    words = _words_of(candidate)
     return Recipe(
         candidate.runtime,
         candidate.precision,
         tuple(n for n in DOOR_REWRITES if n in steps),
-        quantized is not None,
-        {n: w for n, w in quantized.get("words", {}).items() if w != WORD} if quantized else {},
+        "quantize_linear" in steps,
+        {n: w for n, w in words.items() if w != WORD},
         seed,
         limit,
         followed.prune if followed else None,
