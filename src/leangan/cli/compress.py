@@ -163,8 +163,7 @@ def _plan(
     generator = loading.load(model)
     task = tasks.infer(generator)
     samples = task.data(generator, data_path(data), limit=limit or _MOST_SAMPLES, seed=seed)
-    # Inductor compiles for minutes, and is tried only on request.
-    default = [r for r in runtimes.available() if r.name != "torch-inductor"]
+    default = [r for r in runtimes.available() if r.by_default]
     usable = default if on is None else [runtimes.get(name) for name in on]
     for name in on or ():
         missing = runtimes.get(name).missing()

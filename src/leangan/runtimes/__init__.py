@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
@@ -11,9 +12,12 @@ from leangan.runtimes.onnxruntime_ import ONNXRuntime
 from leangan.runtimes.openvino_ import OpenVINO
 from leangan.runtimes.torch_ import Torch, TorchInductor
 
+if TYPE_CHECKING:  # sessions run in processes that never import torch
+    from leangan.generator import Generator
+
 RUNTIMES: tuple[Runtime, ...] = (Torch(), TorchInductor(), ONNXRuntime(), OpenVINO())
 
-__all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "get", "known"]
+__all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
 
 
 @functools.cache
@@ -33,6 +37,15 @@ def get(name: str) -> Runtime:
             return runtime
     names = ", ".join(runtime.name for runtime in known())
     raise UsageError(f"There is no runtime {name!r}; choose from {names}.")
+
+
+def fitting(generator: Generator, runtime: Runtime) -> Generator:
+    """The generator in the form that the runtime's files can hold: of one size, for some."""
+    if runtime.free_sizes:
+        return generator
+    from leangan.graph.sizes import fix_sizes
+
+    return fix_sizes(generator)
 
 
 def available() -> list[Runtime]:

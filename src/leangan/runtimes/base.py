@@ -75,6 +75,12 @@ class Runtime(Protocol):
     """One backend. Modules of this kind import their package and torch only when used."""
 
     name: str
+    free_sizes: bool
+    """Whether its files run at every size of the signature. Where not, `build` is given a
+    generator without free sizes (graph.sizes.fix_sizes)."""
+    by_default: bool
+    """Whether it is tried where the user names no runtime: those of other machines, and those
+    that compile for minutes, are not."""
 
     def missing(self) -> str | None:
         """None when it can be used here, else the pip command that brings it."""

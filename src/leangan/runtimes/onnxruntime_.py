@@ -31,6 +31,8 @@ class ONNXRuntime:
     """ONNX Runtime's CPU provider; an artifact is one .onnx file."""
 
     name = "onnxruntime"
+    free_sizes = True
+    by_default = True
 
     def missing(self) -> str | None:
         """None when ONNX Runtime is installed, else how to get it."""

@@ -42,6 +42,8 @@ class OpenVINO:
     """OpenVINO's CPU plugin; artifacts are its IR, an .xml with a .bin beside it."""
 
     name = "openvino"
+    free_sizes = True
+    by_default = True
 
     def missing(self) -> str | None:
         """None when OpenVINO is installed, else how to get it."""

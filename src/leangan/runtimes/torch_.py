@@ -26,6 +26,8 @@ class Torch:
     """
 
     name = "torch"
+    free_sizes = True
+    by_default = True
 
     def missing(self) -> str | None:
         """None when PyTorch is installed, else how to get it."""
@@ -57,6 +59,7 @@ class TorchInductor(Torch):
     """PyTorch compiled by inductor, which needs a C++ compiler and a minute or more."""
 
     name = "torch-inductor"
+    by_default = False
 
     def missing(self) -> str | None:
         """None when PyTorch and a C++ compiler are there, else how to get them."""

@@ -135,10 +135,11 @@ def bench(
     workers = threads or os.cpu_count() or 1
     with Lab(generator, None, Data((), ()), workers, say) as lab:
         for name in names:
+            form = runtimes.fitting(generator, runtimes.get(name))
             for precision in runtimes.get(name).precisions(quantized=quantized):
                 if (name, precision) != ("torch", "fp32"):
                     title = f"{name} {precision}"
-                    lab.attempt(Candidate(title, name, precision, generator, plain=not quantized))
+                    lab.attempt(Candidate(title, name, precision, form, plain=not quantized))
         lab.time()
         entries = [c.entry(workers).to_json() for c in (lab.original, *lab.candidates)]
     return dict(
@@ -147,14 +148,14 @@ def bench(
 
 
 def runtime_names(wanted: Sequence[str] | None) -> list[str]:
-    """The runtimes to use: all installed ones but inductor, which compiles for minutes.
+    """The runtimes to use: all installed ones that are tried by default.
 
     Raises:
         UsageError: there is no such runtime.
         BackendMissing: it is not installed; the pip command is named.
     """
     if wanted is None:
-        return [r.name for r in runtimes.available() if r.name != "torch-inductor"]
+        return [r.name for r in runtimes.available() if r.by_default]
     for name in wanted:
         missing = runtimes.get(name).missing()
         if missing:

@@ -29,7 +29,8 @@ def export(
     Args:
         generator: float or quantized.
         out: the folder for the files.
-        runtime: a name of `leangan.runtimes`.
+        runtime: a name of `leangan.runtimes`. Where its files hold one size, that is the
+            typical one.
         precision: what it computes in; the most exact one when left out.
         threads: CPU threads of the trial runs; all cores when left out.
 
@@ -44,6 +45,7 @@ def export(
     """
     (name,) = runtime_names([runtime])
     backend = runtimes.get(name)
+    generator = runtimes.fitting(generator, backend)
     quantized = generator.quantized
     choices = backend.precisions(quantized=quantized)
     wanted = precision or next(iter(choices), None)

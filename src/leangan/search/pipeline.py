@@ -100,7 +100,8 @@ def compress(
         keep: the floor, for example "psnr>=45,ssim>=0.99"; besides the task's metrics it may
             name `speedup` and `smaller`. The task's own when left out.
         on: names of the runtimes to try; when left out all that are installed, but for those
-            that compile for minutes.
+            that compile for minutes or are meant for other machines. With a runtime whose files
+            hold one size, everything is done at the typical one.
         threads: CPU threads that everything is measured on; all cores when left out.
         seed: of samples and random inputs.
         limit: the most samples; what the network's cost allows, 12 to 48, when left out.
@@ -125,6 +126,8 @@ def compress(
         seed, limit = followed.seed, followed.limit
     say("Loading the model")
     generator = source if isinstance(source, Generator) else sources.load(source, **loading)
+    for name in names:  # then all are compared at that one size
+        generator = runtimes.fitting(generator, runtimes.get(name))
     task = tasks.infer(generator)
     say("Reading the data")
     samples = task.data(
