@@ -100,6 +100,24 @@ Weights = Annotated[
         "--weights", metavar="FILE", show_default=False, help="The weights of file.py:Class."
     ),
 ]
+Starts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="NAME",
+        show_default=False,
+        help="Cut an ONNX graph: this value becomes an input. Repeatable.",
+    ),
+]
+Ends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="NAME",
+        show_default=False,
+        help="Cut an ONNX graph: this value becomes an output. Repeatable.",
+    ),
+]
 Part = Annotated[
     str, typer.Option("--part", help="Which network of a whole-GAN file: generator, discriminator.")
 ]
@@ -138,6 +156,8 @@ class Loading:
     task: str | None = None
     example_inputs: tuple[tuple[int, ...], ...] | None = None
     """Shapes, batch first."""
+    starts: tuple[str, ...] | None = None
+    ends: tuple[str, ...] | None = None
 
     @classmethod
     def read(
@@ -151,6 +171,8 @@ class Loading:
         part: str = "generator",
         task: str | None = None,
         sizes: list[str] | None = None,
+        starts: list[str] | None = None,
+        ends: list[str] | None = None,
     ) -> Loading:
         """From the options' texts.
 
@@ -168,6 +190,8 @@ class Loading:
             part=part,
             task=task,
             example_inputs=tuple(map(_shape, sizes or ())) or None,
+            starts=tuple(starts or ()) or None,
+            ends=tuple(ends or ()) or None,
         )
 
     def load(self, model: str) -> Generator:
@@ -190,6 +214,8 @@ def _loading(
     args: Arguments = None,
     weights: Weights = None,
     part: Part = "generator",
+    from_: Starts = None,
+    to: Ends = None,
 ) -> Loading:
     return Loading.read(
         ranges=range_,
@@ -200,6 +226,8 @@ def _loading(
         part=part,
         task=task,
         sizes=size,
+        starts=from_,
+        ends=to,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,10 @@ def capture(
     Raises:
         LeanganError: the code depends on tensor values in a way that cannot be exported.
     """
-    dynamic = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free_axes)
+    dynamic: tuple[Any, ...] = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free_axes)
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):  # forward(*inputs) takes one tuple
+        dynamic = (dynamic,)
     training = module.training
     # An exported GraphModule has no modes to switch (and says so); it was captured in eval.
     if training and not isinstance(module, torch.fx.GraphModule):

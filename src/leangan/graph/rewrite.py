@@ -158,7 +158,7 @@ def tensor_of(module: GraphModule, node: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def set_tensor(module: GraphModule, path: str, value: Tensor, *, learned: bool = True) -> None:
+def set_tensor(module: torch.nn.Module, path: str, value: Tensor, *, learned: bool = True) -> None:
     """Store `value` under the dotted `path`, making the submodules on the way."""
     owner: torch.nn.Module = module
     *parents, leaf = path.split(".")
@@ -199,7 +199,7 @@ def replace_tensor(module: GraphModule, user: Node, old: Node, value: Tensor) ->
     return new_tensor_node(module, user, path, value, learned=learned)
 
 
-def free_path(module: GraphModule, path: str) -> str:
+def free_path(module: torch.nn.Module, path: str) -> str:
     """`path`, or one like it under which nothing is stored yet: `up.weight`, `up_2.weight`, ..."""
     owner, _, leaf = path.rpartition(".")
     number, candidate = 1, path

@@ -15,17 +15,16 @@ from torch import Tensor
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Signature
-from leangan.sources import exported, known, live, ncnn_file, python, zoo_name
+from leangan.sources import exported, known, live, ncnn_file, onnx_file, python, zoo_name
 from leangan.sources.base import Request, Source
 from leangan.sources.ports import check_stated, override
 
-SOURCES: tuple[Source, ...] = (live, zoo_name, python, ncnn_file, exported, known)
+SOURCES: tuple[Source, ...] = (live, zoo_name, python, ncnn_file, onnx_file, exported, known)
 """Asked in this order; the first that accepts reads. `known` takes any other file."""
 
 Examples = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]
 
 _NOT_YET = {
-    ".onnx": "ONNX",
     ".h5": "Keras",
     ".hdf5": "Keras",
     ".keras": "Keras",
@@ -47,12 +46,14 @@ def load(
     kinds: Mapping[str, str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    starts: Sequence[str] = (),
+    ends: Sequence[str] = (),
 ) -> Generator:
     """Read a trained network, whatever form it has, and prepare it.
 
     Args:
-        source: a live `nn.Module`; a path to a checkpoint of a known architecture, a `.pt2` or a
-            `.param`; "path/to/file.py:Class"; or "zoo:NAME".
+        source: a live `nn.Module`; a path to a checkpoint of a known architecture, a `.pt2`, an
+            `.onnx` or a `.param`; "path/to/file.py:Class"; or "zoo:NAME".
         weights: a file of weights for a module or class.
         example_inputs: a float tensor or a shape for each input (batch first), of a size that
             the network runs at; needed for modules and classes. A single one may stand alone.
@@ -63,6 +64,8 @@ def load(
         ranges: value range of a port, for example `{"input": (-1, 1)}`, likewise.
         arguments: constructor arguments of a class, or of an architecture whose arguments
             cannot be read off the file.
+        starts: names of values inside of an ONNX file at which to cut: they become the inputs.
+        ends: likewise the outputs.
 
     Returns:
         The generator, its norms folded and its reparameterizations baked in.
@@ -81,6 +84,8 @@ def load(
         kinds=dict(kinds or {}),
         ranges=dict(ranges or {}),
         arguments=dict(arguments or {}),
+        starts=tuple(starts),
+        ends=tuple(ends),
     )
     if request.weights is not None and not request.weights.is_file():
         raise UsageError(_no_such(request.weights))
@@ -157,7 +162,7 @@ def _checked(source: Any) -> Any:
     return path
 
 
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".pt2", ".param", ".bin")
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".pt2", ".onnx", ".param", ".bin")
 
 
 def _no_such(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,10 @@ class Request:
     """Value range by port name."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments of a class or an architecture."""
+    starts: Sequence[str] = ()
+    """Names of values inside of an ONNX graph that become the inputs."""
+    ends: Sequence[str] = ()
+    """Likewise of those that become the outputs."""
 
     def only_generator(self, what: str) -> None:
         """Refuse a wish for another part.
