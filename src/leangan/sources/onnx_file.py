@@ -50,13 +50,21 @@ def load(source: Any, request: Request) -> Generator:
     """
     path = Path(source)
     request.only_generator(str(path))
-    proto = read_proto(path)
-    if request.starts or request.ends:
-        proto = cut(proto, request.starts, request.ends, str(path))
-    graph = read_graph(proto, str(path))
-    module = OnnxModule(graph, str(path))
-    examples = request.example_inputs or _examples(graph, str(path))
-    results = module.try_shapes([tuple(x.shape) for x in examples])
+    try:
+        proto = read_proto(path)
+        if request.starts or request.ends:
+            proto = cut(proto, request.starts, request.ends, str(path))
+        graph = read_graph(proto, str(path))
+        module = OnnxModule(graph, str(path))
+        examples = request.example_inputs or _examples(graph, str(path))
+        results = module.try_shapes([tuple(x.shape) for x in examples])
+    except LeanganError:
+        raise
+    except Exception as error:  # in a damaged file anything may stand anywhere
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise LeanganError(
+            f"{path} is damaged, or holds what is not read: {type(error).__name__}: {reason}"
+        ) from error
     generator = from_module(
         module,
         examples,

@@ -91,6 +91,8 @@ def ratio(a: Any, b: Any) -> int | None:
 
 
 def _each(function: Callable[..., Any], *arguments: Host, floating: bool) -> Host:
+    if math.prod(np.broadcast_shapes(*(a.values.shape for a in arguments))) > MOST:
+        raise LeanganError("a shape is computed from too many numbers")
     results = np.frompyfunc(function, len(arguments), 1)(*(a.values for a in arguments))
     values = np.empty(np.shape(results), object)
     values[...] = results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -157,9 +157,12 @@ def layer_norm(node: OnnxNode, x: Tensor, scale: Tensor, bias: Tensor | None = N
 
 
 def prelu(node: OnnxNode, x: Tensor, slope: Tensor) -> Tensor:
-    """PReLU; `OnnxModule` made slopes of channels flat, others are for places as well."""
-    if slope.dim() == 1 and (slope.numel() == 1 or x.dim() > 1):
+    """PReLU; `OnnxModule` put the slopes in a row and says how many axes lie behind theirs."""
+    behind = node.get("behind", None)
+    if behind is not None and (slope.numel() == 1 or x.dim() - 2 == behind):
         return F.prelu(x, slope)
+    if behind:
+        slope = slope.reshape(-1, *[1] * behind)
     return torch.where(x < 0, x * slope, x)
 
 
@@ -263,7 +266,7 @@ def resize(
         order = others[:1] + others[1:] + axes
         last = list(range(x.dim() - len(axes), x.dim()))
     moved = x if order == list(range(x.dim())) else x.permute(order)
-    mode, corners, smooth = _resize_mode(node, factors.values(), len(last))
+    mode, corners = _resize_mode(node, factors.values(), len(last))
     named = [order[a] for a in last]
     if all(a in factors for a in targets):
         keywords: dict[str, Any] = {
@@ -272,35 +275,34 @@ def resize(
         }
     else:
         keywords = {"size": [targets.get(a, x.shape[a]) for a in named]}
-    y = F.interpolate(moved, mode=mode, align_corners=corners, antialias=smooth, **keywords)
+    y = F.interpolate(moved, mode=mode, align_corners=corners, **keywords)
     return y if moved is x else y.permute([order.index(i) for i in range(x.dim())])
 
 
-def _resize_mode(node: OnnxNode, factors: Any, axes: int) -> tuple[str, bool | None, bool]:
-    """PyTorch's mode, whether corners are aligned, and whether it is smoothed first."""
+def _resize_mode(node: OnnxNode, factors: Iterable[float], axes: int) -> tuple[str, bool | None]:
+    """PyTorch's mode, and whether corners are aligned."""
     old = node.kind == "Upsample" or node.opset < 11
     mode = node.get("mode", "nearest")
     where = node.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    smooth = bool(node.get("antialias", 0))
-    if node.get("exclude_outside", 0):
-        raise LeanganError("it excludes what lies outside, which is not read")
+    if node.get("exclude_outside", 0) or node.get("antialias", 0):
+        raise LeanganError("it smooths or excludes what lies outside, which is not read")
     if mode == "nearest":
         rounding = node.get("nearest_mode", "floor" if old else "round_prefer_floor")
         factors = list(factors)
         simple = [_nearest_is_floor(int(f), where, rounding) for f in factors if f == int(f)]
         if factors and len(simple) == len(factors) and all(simple):
-            return "nearest", None, False
+            return "nearest", None
         if where == "asymmetric" and rounding == "floor":
-            return "nearest", None, False
+            return "nearest", None
         if where in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round"):
-            return "nearest-exact", None, False
+            return "nearest-exact", None
     elif mode in ("linear", "cubic"):
         cubic = node.get("cubic_coeff_a", -0.75)
         if where in ("half_pixel", "pytorch_half_pixel", "align_corners") and cubic == -0.75:
             if mode == "cubic" and axes != 2:
                 raise LeanganError("it is cubic on other than two axes, which is not read")
             name = "bicubic" if mode == "cubic" else _LINEAR_MODES[axes]
-            return name, where == "align_corners", smooth
+            return name, where == "align_corners"
     raise LeanganError(
         f"it resamples in mode {mode} with {where}, which PyTorch cannot do in the same way"
     )
@@ -308,7 +310,7 @@ def _resize_mode(node: OnnxNode, factors: Any, axes: int) -> tuple[str, bool | N
 
 def _nearest_is_floor(factor: int, where: str, rounding: str) -> bool:
     """Whether each pixel is repeated `factor` times by this rule, as PyTorch does."""
-    if factor < 1:
+    if not 1 <= factor <= 64:
         return False
     for out in range(8 * factor):
         if where == "asymmetric":

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from leangan.errors import LeanganError
+from leangan.graph.capture import quiet
 from leangan.graph.rewrite import free_path, set_tensor
 from leangan.sources.onnx_host import MOST, Host, Value
 from leangan.sources.onnx_model import OnnxGraph, OnnxNode, array_of, read_node
 from leangan.sources.onnx_operators import OPERATORS, run
 
-_MOST_ELEMENTS = 2**30
+_MOST_ELEMENTS = 2**28
 _WEIGHTS: dict[str, tuple[str, ...]] = {
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
     "Conv": ("weight", "bias"),
@@ -74,6 +75,7 @@ class OnnxModule(nn.Module):
         self.title = name
         self._constants = dict(graph.constants)
         self._aliases: dict[str, str] = {}
+        self._behind: dict[str, int] = {}
         self._paths: dict[tuple[str, bool], str] = {}
         self._steps: list[_Step] = []
         self._written = {value.name for value in graph.inputs}
@@ -97,7 +99,8 @@ class OnnxModule(nn.Module):
             for output, made in zip(step.node.outputs, results, strict=False):
                 if self.trial and isinstance(made, Tensor) and made.numel() > _MOST_ELEMENTS:
                     raise LeanganError(
-                        f"Operator {step.node.title} makes a tensor of {made.numel():,} elements."
+                        f"Operator {step.node.title} makes a tensor of {made.numel():,} elements: "
+                        "say a smaller --size (example_inputs=)."
                     )
                 values[output] = made
             for value in step.done:
@@ -116,7 +119,7 @@ class OnnxModule(nn.Module):
         """
         self.trial = True
         try:
-            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            with quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
                 result = self(*(torch.empty(tuple(shape)) for shape in shapes))
         finally:
             self.trial = False
@@ -154,10 +157,7 @@ class OnnxModule(nn.Module):
         elif node.kind in _QUANTIZERS:
             self._quantizer(node)
         elif node.kind == "PRelu" and inputs[1] in self._constants:
-            # A slope for each channel is stored with axes of size 1 behind it.
-            slopes = self._constants[inputs[1]]
-            if slopes.size == slopes.shape[:1][0] if slopes.ndim else True:
-                self._constants[inputs[1]] = slopes.reshape(-1)
+            node = self._slopes(node)
             self._keep(node)
         elif all(i in self._constants for i in inputs if i) and any(inputs):
             self._fold(node)
@@ -191,6 +191,18 @@ class OnnxModule(nn.Module):
                 attributes={**node.attributes, "transB": 1},
             )
         return node
+
+    def _slopes(self, node: OnnxNode) -> OnnxNode:
+        """A PReLU's slopes in a row, with the number of axes that lie behind theirs."""
+        name = node.inputs[1]
+        slopes = self._constants[name]
+        if slopes.size != max(slopes.shape, default=1):
+            return node
+        behind = 0 if slopes.size == 1 else slopes.ndim - 1 - int(np.argmax(slopes.shape))
+        self._constants[name] = slopes.reshape(-1)
+        # Another operator may share them, and find them in a row already.
+        behind = self._behind.setdefault(name, behind)
+        return dataclasses.replace(node, attributes={**node.attributes, "behind": behind})
 
     def _quantizer(self, node: OnnxNode) -> None:
         """Scale and zero point become numbers; those of weights' channels are stored with them."""
@@ -252,7 +264,7 @@ class OnnxModule(nn.Module):
         """Compute what depends on constants alone."""
         values = [self._host_or_tensor(node, i) for i in node.inputs]
         with torch.no_grad():
-            with FakeTensorMode(allow_non_fake_inputs=True):
+            with quiet(), FakeTensorMode(allow_non_fake_inputs=True):
                 tried = run(node, values)
             for made in tried if isinstance(tried, tuple) else (tried,):
                 if isinstance(made, Tensor) and made.numel() > _MOST_ELEMENTS:
@@ -295,7 +307,7 @@ class OnnxModule(nn.Module):
         path = self._paths.get((name, learned))
         if path is None:
             path = free_path(self, self._path(node, name, role))
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            tensor = torch.from_numpy(np.array(array))  # of its own: the file's is read-only
             set_tensor(self, path, tensor, learned=learned)
             self._paths[name, learned] = path
         return _Stored(path)
