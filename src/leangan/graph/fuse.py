@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.generator import Generator
 from leangan.graph.operators import arguments, aten, is_call, only_user, read_convolution
+from leangan.graph.recognise import recognise_shuffles
 from leangan.graph.rewrite import (
     free_path,
     layer_name,
@@ -47,6 +48,7 @@ def normalize(generator: Generator) -> Generator:
         {
             "identities removed": remove_identities,
             "constants folded": fold_constants,
+            "shuffles recognised": recognise_shuffles,
             "norms folded into the layer before": fold_norms_back,
             "norms folded into the layer after": fold_norms_forward,
             "squares as products": squares_as_products,

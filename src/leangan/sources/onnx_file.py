@@ -19,7 +19,7 @@ from leangan.runtimes.base import Artifact
 from leangan.runtimes.check import FP32_TOLERANCE, round_up, three_sizes
 from leangan.sources.base import Request
 from leangan.sources.module import from_module
-from leangan.sources.onnx_model import OnnxGraph, cut, read_graph, read_proto
+from leangan.sources.onnx_model import OnnxGraph, cut, pictures_first, read_graph, read_proto
 from leangan.sources.onnx_module import OnnxModule
 from leangan.sources.ports import guess_kind, layout_of
 
@@ -54,6 +54,7 @@ def load(source: Any, request: Request) -> Generator:
         proto = read_proto(path)
         if request.starts or request.ends:
             proto = cut(proto, request.starts, request.ends, str(path))
+        proto = pictures_first(proto)
         graph = read_graph(proto, str(path))
         module = OnnxModule(graph, str(path))
         examples = request.example_inputs or _examples(graph, str(path))

@@ -257,6 +257,52 @@ def cut(
     return part
 
 
+def pictures_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Inputs and outputs in NCHW where the file turns them from and to NHWC itself.
+
+    Files that come from TensorFlow start with a Transpose of each picture, and end with one.
+
+    Args:
+        model: is changed in place, and returned.
+    """
+    graph = model.graph
+    for value in graph.input:
+        readers = [node for node in graph.node if value.name in node.input]
+        if len(readers) == 1 and _turns(readers[0], [0, 3, 1, 2]):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) == 4:
+                turned = [
+                    onnx.TensorShapeProto.Dimension.FromString(dims[i].SerializeToString())
+                    for i in (0, 3, 1, 2)
+                ]
+                del dims[:]
+                dims.extend(turned)
+            _drop(graph, readers[0], readers[0].output[0], value.name)
+    for value in graph.output:
+        makers = [node for node in graph.node if value.name in node.output]
+        inner = makers[0].input[0] if makers and _turns(makers[0], [0, 2, 3, 1]) else ""
+        if inner and inner not in {v.name for v in (*graph.input, *graph.output)}:
+            _drop(graph, makers[0], inner, value.name)
+            value.type.tensor_type.ClearField("shape")
+    return model
+
+
+def _turns(node: onnx.NodeProto, order: list[int]) -> bool:
+    perm = [list(a.ints) for a in node.attribute if a.name == "perm"]
+    return node.op_type == "Transpose" and perm == [order]
+
+
+def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, old: str, new: str) -> None:
+    """Take an operator out; what was called `old` is called `new` from now on."""
+    graph.node.remove(node)
+    del graph.value_info[:]
+    for other in graph.node:
+        for names in (other.input, other.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+
+
 def _reads(node: onnx.NodeProto) -> list[str]:
     """What an operator reads, also inside of its branches."""
     inner = [
