@@ -31,5 +31,9 @@ class UnsafeFile(LeanganError):
     """The file can run code when it is opened, and nobody said that it may."""
 
 
+class UnknownNetwork(LeanganError):
+    """Weights of a network that nobody here knows."""
+
+
 class UnknownValue(UsageError):
     """A fact that only the user can know (a value range, a kind, a task) was not given."""

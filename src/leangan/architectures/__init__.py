@@ -24,7 +24,7 @@ from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
 from leangan.architectures.srvgg import SRVGG
-from leangan.errors import LeanganError, UsageError
+from leangan.errors import UnknownNetwork, UsageError
 
 # The first family that recognises a file gets it: families with names of their own come first,
 # those that take any list of layers last.
@@ -95,12 +95,12 @@ def recognise(
         part: only families that play this part in a GAN; any when None.
 
     Raises:
-        LeanganError: an unknown network; the message says what its keys look like.
+        UnknownNetwork: the message says what its keys look like.
     """
     found = try_recognise(state, part)
     if found is None:
         families = all_architectures() if part is None else part_architectures(part)
-        raise LeanganError(
+        raise UnknownNetwork(
             f"No known network has weights such as {sample(state)}; known are "
             f"{', '.join(a.name for a in families)}. "
             "Name its Python class instead: file.py:Class with --weights."

@@ -15,11 +15,29 @@ from torch import Tensor
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Signature
-from leangan.sources import exported, known, live, ncnn_file, onnx_file, python, zoo_name
+from leangan.sources import (
+    exported,
+    known,
+    live,
+    ncnn_file,
+    onnx_file,
+    python,
+    torchscript,
+    zoo_name,
+)
 from leangan.sources.base import Request, Source
 from leangan.sources.ports import check_stated, override
 
-SOURCES: tuple[Source, ...] = (live, zoo_name, python, ncnn_file, onnx_file, exported, known)
+SOURCES: tuple[Source, ...] = (
+    live,
+    zoo_name,
+    python,
+    ncnn_file,
+    onnx_file,
+    torchscript,
+    exported,
+    known,
+)
 """Asked in this order; the first that accepts reads. `known` takes any other file."""
 
 Examples = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]

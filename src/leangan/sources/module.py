@@ -75,11 +75,15 @@ def from_module(
         check_stated([*(p.name for p in wanted), *names], kinds, ranges)
         program, fixed = _capture(module, wanted, examples)
         shapes = input_shapes(program)
+        if not _fit(examples, shapes):  # sizes that had to be fixed are the typical ones
+            known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
+            examples = _random(known, {})
+            results = _run(module, examples)
         layouts = [p.layout for p in wanted]
-        known = max((p.typical[a] for p in wanted for a in _spatial(p)), default=1)
+        usual = max((p.typical[a] for p in wanted for a in _spatial(p)), default=1)
         # Feature maps have no pixels that must lie over those of the input.
         exact = [p.kind not in ("feature", "score") for p in outputs or ()] or [True] * len(names)
-        sizes = probe(program, layouts, shapes, known, exact)
+        sizes = probe(program, layouts, shapes, usual, exact)
         ports = tuple(_input_port(p, s, sizes) for p, s in zip(wanted, shapes, strict=True))
         ports = override(ports, kinds, ranges)
         trials = [examples, *_other_sizes(ports, sizes)]
@@ -269,9 +273,18 @@ def _capture(
                     if a != b
                 ]
                 return program, fixed
-        for i, a in axes:  # the code needs this size as a number: the example's is the one
-            shapes[i][a] = examples[i].shape[a]
+        for i, a in axes:  # the code needs this size as a number: the usual one
+            shapes[i][a] = ports[i].typical[a]
     raise error or LeanganError(f"{type(module).__name__} cannot be captured with stable sizes.")
+
+
+def _fit(examples: Sequence[Tensor], shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    """Whether the program runs at the sizes of these inputs."""
+    return all(
+        size in (None, n)
+        for x, shape in zip(examples, shapes, strict=True)
+        for n, size in zip(x.shape, shape, strict=True)
+    )
 
 
 def _spatial(port: Port) -> list[int]:

@@ -236,7 +236,7 @@ def cut(
             open_.add(value)
             continue
         needed.update(v for v in node.output if v)
-        wanted.extend(_reads(node))
+        wanted.extend(reads(node))
     if open_:
         raise UsageError(
             f"{name}: {', '.join(outputs)} also depends on {', '.join(sorted(open_))}; "
@@ -247,7 +247,7 @@ def cut(
     del part.graph.node[:], part.graph.input[:], part.graph.output[:], part.graph.initializer[:]
     nodes = [node for node in graph.node if needed.intersection(node.output)]
     part.graph.node.extend(nodes)
-    read = {value for node in nodes for value in _reads(node)}
+    read = {value for node in nodes for value in reads(node)}
     part.graph.initializer.extend(t for t in graph.initializer if t.name in read)
     for value in inputs:
         if value in read or not starts:
@@ -303,14 +303,14 @@ def _drop(graph: onnx.GraphProto, node: onnx.NodeProto, old: str, new: str) -> N
                     names[i] = new
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """What an operator reads, also inside of its branches."""
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The values that an operator reads, also inside of its branches."""
     inner = [
         value
         for attribute in node.attribute
         for graph in (attribute.g, *attribute.graphs)
         for n in graph.node
-        for value in _reads(n)
+        for value in reads(n)
     ]
     return [value for value in (*node.input, *inner) if value]
 

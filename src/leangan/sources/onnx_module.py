@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import GraphProto
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,7 +18,7 @@ from leangan.errors import LeanganError
 from leangan.graph.capture import quiet
 from leangan.graph.rewrite import free_path, set_tensor
 from leangan.sources.onnx_host import MOST, Host, Value
-from leangan.sources.onnx_model import OnnxGraph, OnnxNode, array_of, read_node
+from leangan.sources.onnx_model import OnnxGraph, OnnxNode, array_of, read_node, reads
 from leangan.sources.onnx_operators import OPERATORS, run
 
 _MOST_ELEMENTS = 2**28
@@ -79,7 +80,7 @@ class OnnxModule(nn.Module):
         self._paths: dict[tuple[str, bool], str] = {}
         self._steps: list[_Step] = []
         self._written = {value.name for value in graph.inputs}
-        for node in graph.nodes:
+        for node in _needed(graph):
             self._add(node)
         missing = [o for o in graph.outputs if self._real(o) not in self._written]
         if missing or not graph.outputs:
@@ -147,7 +148,10 @@ class OnnxModule(nn.Module):
         elif node.kind == "If" and inputs[0] in self._constants:
             self._branch(node)
         elif node.kind not in OPERATORS:
-            raise LeanganError(f"{self.title}: operator {node.title} is not read yet.")
+            raise LeanganError(
+                f"{self.title}: operator {node.title} is not read yet. Where the generator is a "
+                "part of the graph, cut it out by --from and --to (starts=, ends=)."
+            )
         elif unknown:
             raise LeanganError(
                 f"{self.title}: operator {node.title} reads {unknown[0]!r}, which nobody made."
@@ -341,6 +345,19 @@ class OnnxModule(nn.Module):
             steps.append(dataclasses.replace(step, done=tuple(read - kept)))
             kept |= read
         self._steps = steps[::-1]
+
+
+def _needed(graph: OnnxGraph) -> list[OnnxNode]:
+    """Those that the outputs depend on: checks of sizes lead nowhere."""
+    wanted, kept = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            for branch in node.attributes.values():
+                if isinstance(branch, GraphProto):
+                    wanted.update(value for inner in branch.node for value in reads(inner))
+            kept.append(node)
+    return kept[::-1]
 
 
 def _constant(node: OnnxNode) -> np.ndarray:

@@ -64,8 +64,8 @@ def output_names(count: int) -> list[str]:
 
 def guess_kind(layout: str, shape: Sequence[int | None]) -> Kind | None:
     """Tell a picture by its 1, 3 or 4 channels; everything else is left unsaid."""
-    free_size = any(size is None or size > 1 for size in shape[2:])
-    return "image" if layout == "NCHW" and shape[1] in (1, 3, 4) and free_size else None
+    plane = all(size is None or size > 1 for size in shape[2:])
+    return "image" if layout == "NCHW" and shape[1] in (1, 3, 4) and plane else None
 
 
 def override(

@@ -68,7 +68,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(path: Path, trust: bool) -> Any:
-    if _is_torchscript(path):
+    if is_torchscript(path):
         raise LeanganError(
             f"{path} is a TorchScript archive, which holds code beside its weights: save the "
             "network's state_dict() with torch.save instead."
@@ -122,7 +122,8 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether it is an archive that torch.jit.save wrote."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
