@@ -164,6 +164,8 @@ def test_bench_prints_a_table(pipeline, capfd):
     assert main(["bench", "a", "--on", "openvino"]) == 0
     assert pipeline.asked[1] == ("openvino",)
     assert "openvino bf16" in capfd.readouterr().out
+    assert main(["bench", "a", "--on", "all"]) == 0
+    assert {"torch", "torch-inductor", "openvino"} <= {*pipeline.asked[1]}
 
 
 def test_colour_is_never_sent_into_a_pipe(pipeline, capfd, monkeypatch):

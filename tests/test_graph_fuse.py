@@ -5,6 +5,7 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  (registers the quantize operators)
 from torch import Tensor, nn
 
+import leangan as lg
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
 from leangan.graph.fuse import TINY, normalize
@@ -281,3 +282,33 @@ def test_a_generator_that_draws_noise_can_be_proved():
     assert ops(after) == ["conv2d", "randn_like", "add", "add"]
     assert after.history[-1].measured["largest_difference"] < 1e-5
     assert normalize(after) is after
+
+
+class Spelled(nn.Module):
+    """A pixel shuffle by views, its channels in the order of PyTorch or of TensorFlow."""
+
+    def __init__(self, order, split):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+        self.order, self.split = order, split
+
+    def forward(self, x):
+        x = self.conv(x)
+        n, _, h, w = x.shape
+        x = x.view(n, *self.split, h, w).permute(self.order).contiguous()
+        return x.view(n, 3, 2 * h, 2 * w)
+
+
+@pytest.mark.parametrize(
+    ("order", "split", "known"),
+    [((0, 1, 4, 2, 5, 3), (3, 2, 2), True), ((0, 3, 4, 1, 5, 2), (2, 2, 3), False)],
+)
+def test_a_pixel_shuffle_by_views_is_recognised(order, split, known):
+    net = Spelled(order, split)
+    generator = lg.load(net, example_inputs=(1, 3, 16, 16))
+    names = [str(n.target) for n in generator.program.graph.nodes]
+    assert any("pixel_shuffle" in n for n in names) == known
+    assert any("permute" in n for n in names) != known
+    x = torch.randn(2, 3, 10, 14)
+    with torch.no_grad():
+        assert torch.allclose(generator(x), net(x), atol=1e-6)

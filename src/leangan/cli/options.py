@@ -137,8 +137,8 @@ On = Annotated[
     typer.Option(
         "--on",
         metavar="NAMES",
-        show_default="all that are installed",
-        help="Runtimes to try, joined by commas: openvino, onnxruntime, torch.",
+        show_default="those of this machine",
+        help="Runtimes to try, joined by commas: openvino, onnxruntime, torch...; or all.",
     ),
 ]
 
@@ -309,7 +309,7 @@ def _kind(text: str) -> tuple[str, str]:
 
 
 def runtime_names(on: str | None) -> tuple[str, ...] | None:
-    """The runtimes of `--on`, None for all.
+    """The runtimes of `--on`: "all" for every installed one, None for those of this machine's CPU.
 
     Raises:
         UsageError: one of them is not known.
@@ -319,6 +319,8 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
     from leangan import runtimes
 
     known = [runtime.name for runtime in runtimes.known()]
+    if on == "all":
+        return tuple(runtime.name for runtime in runtimes.available())
     wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:
