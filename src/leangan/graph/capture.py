@@ -64,6 +64,12 @@ def capture(
     return program
 
 
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether it has forward(*inputs)."""
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+    return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
+
+
 def _views_after_attention(program: ExportedProgram) -> None:
     """Attention lays its result out as the kernel likes that PyTorch picks when it runs.
 

@@ -17,6 +17,7 @@ from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Signature
 from leangan.sources import (
     exported,
+    keras_file,
     known,
     live,
     ncnn_file,
@@ -34,6 +35,7 @@ SOURCES: tuple[Source, ...] = (
     python,
     ncnn_file,
     onnx_file,
+    keras_file,
     torchscript,
     exported,
     known,
@@ -43,9 +45,6 @@ SOURCES: tuple[Source, ...] = (
 Examples = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]
 
 _NOT_YET = {
-    ".h5": "Keras",
-    ".hdf5": "Keras",
-    ".keras": "Keras",
     ".tflite": "TensorFlow Lite",
     ".pb": "TensorFlow",
     ".mlmodel": "Core ML",
@@ -60,6 +59,7 @@ def load(
     example_inputs: Examples | None = None,
     part: str = "generator",
     trust: bool = False,
+    code: Path | str | None = None,
     task: str | None = None,
     kinds: Mapping[str, str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
@@ -98,6 +98,7 @@ def load(
         example_inputs=_tensors(example_inputs),
         part=part,
         trust=trust,
+        code=Path(code) if code is not None else None,
         task=task,
         kinds=dict(kinds or {}),
         ranges=dict(ranges or {}),

@@ -30,6 +30,8 @@ class Request:
     """What a port means, by its name."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Value range by port name."""
+    code: Path | None = None
+    """The user's Python file that defines the layers of a model by name."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments of a class or an architecture."""
     starts: Sequence[str] = ()

@@ -46,7 +46,7 @@ def build(source: str, arguments: dict[str, Any]) -> nn.Module:
     path = Path(match["path"])
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    found: Any = _import(path)
+    found: Any = import_file(path)
     for part in match["name"].split("."):
         if not hasattr(found, part):
             own = [k for k, v in vars(found).items() if _is_own_module_class(v, found)]
@@ -75,7 +75,7 @@ def _is_own_module_class(value: Any, owner: Any) -> bool:
     )
 
 
-def _import(path: Path) -> Any:
+def import_file(path: Path) -> Any:
     """Run the file as a module, its own folder importable as when Python runs a script."""
     name = f"leangan_user_{path.stem}_{abs(hash(path.resolve())):x}"
     spec = importlib.util.spec_from_file_location(name, path)
