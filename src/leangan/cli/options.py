@@ -24,7 +24,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="A checkpoint, file.py:Class, generator.pt2 or zoo:NAME.",
+        help="A checkpoint, Keras model, file.py:Class, generator.pt2 or zoo:NAME.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
@@ -74,7 +74,10 @@ Kinds = Annotated[
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Allow this file to run code when it is opened (a pickle).")
+    bool,
+    typer.Option(
+        "--trust", help="Allow this file to run code when it is opened (a pickle, a Lambda)."
+    ),
 ]
 Sizes = Annotated[
     list[str] | None,
@@ -118,6 +121,15 @@ Ends = Annotated[
         help="Cut an ONNX graph: this value becomes an output. Repeatable.",
     ),
 ]
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        "--code",
+        metavar="FILE.py",
+        show_default=False,
+        help="A file of yours that defines the layers of a Keras model. It is run.",
+    ),
+]
 Part = Annotated[
     str, typer.Option("--part", help="Which network of a whole-GAN file: generator, discriminator.")
 ]
@@ -152,6 +164,7 @@ class Loading:
     trust: bool = False
     arguments: dict[str, Any] | None = None
     weights: Path | None = None
+    code: Path | None = None
     part: str = "generator"
     task: str | None = None
     example_inputs: tuple[tuple[int, ...], ...] | None = None
@@ -168,6 +181,7 @@ class Loading:
         trust: bool = False,
         arguments: str | None = None,
         weights: Path | None = None,
+        code: Path | None = None,
         part: str = "generator",
         task: str | None = None,
         sizes: list[str] | None = None,
@@ -187,6 +201,7 @@ class Loading:
             trust=trust,
             arguments=None if arguments is None else _object(arguments),
             weights=weights,
+            code=code,
             part=part,
             task=task,
             example_inputs=tuple(map(_shape, sizes or ())) or None,
@@ -213,6 +228,7 @@ def _loading(
     trust: Trust = False,
     args: Arguments = None,
     weights: Weights = None,
+    code: Code = None,
     part: Part = "generator",
     from_: Starts = None,
     to: Ends = None,
@@ -223,6 +239,7 @@ def _loading(
         trust=trust,
         arguments=args,
         weights=weights,
+        code=code,
         part=part,
         task=task,
         sizes=size,

@@ -37,9 +37,8 @@ def capture(
         LeanganError: the code depends on tensor values in a way that cannot be exported.
     """
     dynamic: tuple[Any, ...] = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in free_axes)
-    parameters = inspect.signature(module.forward).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):  # forward(*inputs) takes one tuple
-        dynamic = (dynamic,)
+    if _takes_any_number(module):
+        dynamic = (dynamic,)  # the export takes forward's one parameter for one input
     training = module.training
     # An exported GraphModule has no modes to switch (and says so); it was captured in eval.
     if training and not isinstance(module, torch.fx.GraphModule):

@@ -23,6 +23,7 @@ from leangan.sources import (
     ncnn_file,
     onnx_file,
     python,
+    tfjs_file,
     torchscript,
     zoo_name,
 )
@@ -35,12 +36,15 @@ SOURCES: tuple[Source, ...] = (
     python,
     ncnn_file,
     onnx_file,
+    tfjs_file,
     keras_file,
     torchscript,
     exported,
     known,
 )
 """Asked in this order; the first that accepts reads. `known` takes any other file."""
+
+_WITH_CODE = (tfjs_file, keras_file)
 
 Examples = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]
 
@@ -71,12 +75,14 @@ def load(
 
     Args:
         source: a live `nn.Module`; a path to a checkpoint of a known architecture, a `.pt2`, an
-            `.onnx` or a `.param`; "path/to/file.py:Class"; or "zoo:NAME".
-        weights: a file of weights for a module or class.
+            `.onnx` or a `.param`; a model of Keras (`.h5`, `.keras`) or TensorFlow.js
+            (`model.json`); "path/to/file.py:Class"; or "zoo:NAME".
+        weights: a file of weights for a module, a class or the `.json` of an architecture.
         example_inputs: a float tensor or a shape for each input (batch first), of a size that
             the network runs at; needed for modules and classes. A single one may stand alone.
         part: "generator" or "discriminator" of a whole GAN.
         trust: let code inside of the file run; only for files whose maker you trust.
+        code: a Python file of yours that defines the layers of a Keras model by name; it is run.
         task: name of the task, wins over what is known.
         kinds: what a port means, for example `{"input": "image"}`, wins over what is known.
         ranges: value range of a port, for example `{"input": (-1, 1)}`, likewise.
@@ -106,10 +112,13 @@ def load(
         starts=tuple(starts),
         ends=tuple(ends),
     )
-    if request.weights is not None and not request.weights.is_file():
-        raise UsageError(_no_such(request.weights))
+    for file in (request.weights, request.code):
+        if file is not None and not file.is_file():
+            raise UsageError(_no_such(file))
     for way in all_sources():
         if way.accepts(source):
+            if request.code is not None and way not in _WITH_CODE:
+                raise UsageError("--code is for models of Keras; this is none.")
             return _prepared(way.load(_checked(source), request), request)
     raise UsageError(
         f"{type(source).__name__} is nothing that can be loaded; give a path, 'file.py:Class', "
@@ -165,6 +174,9 @@ def _checked(source: Any) -> Any:
     path = Path(source)
     if not path.exists():
         raise UsageError(_no_such(path))
+    if path.name == "saved_model.pb" or (path / "saved_model.pb").is_file():
+        folder = path if path.is_dir() else path.parent
+        raise LeanganError(_SAVED_MODEL.format(folder=folder))
     if path.is_dir():
         files = [p.name for p in sorted(path.iterdir()) if p.suffix in _CHECKPOINTS]
         inside = f", for example {path / files[0]}" if files else ""
@@ -181,7 +193,24 @@ def _checked(source: Any) -> Any:
     return path
 
 
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar", ".safetensors", ".pt2", ".onnx", ".param", ".bin")
+_SAVED_MODEL = (
+    "{folder} is a SavedModel of TensorFlow, which is not read; convert it where TensorFlow is "
+    "installed (pip install tf_keras): "
+    "python -c \"import tf_keras; tf_keras.models.load_model('{folder}').save('model.h5')\"."
+)
+_CHECKPOINTS = (
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".tar",
+    ".safetensors",
+    ".pt2",
+    ".onnx",
+    ".param",
+    ".bin",
+    ".h5",
+    ".keras",
+)
 
 
 def _no_such(path: Path) -> str:

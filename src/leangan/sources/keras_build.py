@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leangan.errors import BackendMissing, LeanganError
+from leangan.graph.capture import quiet
 from leangan.sources.base import Request
 from leangan.sources.keras_config import Known, cleaned
 from leangan.sources.python import import_file
@@ -69,9 +69,10 @@ def built(keras: Any, config: Mapping[str, Any], request: Request, path: Path) -
     known = Known({**OBJECTS, **own}, request.trust)
     clean = cleaned(config, known, str(path))
     try:
-        model = keras.saving.deserialize_keras_object(
-            clean, custom_objects=dict(known.objects), safe_mode=not request.trust
-        )
+        with quiet():
+            model = keras.saving.deserialize_keras_object(
+                clean, custom_objects=dict(known.objects), safe_mode=not request.trust
+            )
     except LeanganError:
         raise
     except Exception as error:
@@ -88,14 +89,16 @@ def fill(model: Any, weights: Path, path: Path) -> None:
         LeanganError: they do not fit the architecture.
     """
     try:
-        model.load_weights(weights)
+        with quiet():
+            model.load_weights(weights)
     except Exception as error:
         raise LeanganError(f"{path}: its weights do not fit its layers: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
-    """The first line that says something, of messages of Keras that go over pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The line that says what is wrong, of messages of Keras that go over pages."""
+    said = str(error).rpartition("Exception encountered:")[2]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
 
 

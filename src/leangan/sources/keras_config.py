@@ -14,40 +14,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from leangan.errors import LeanganError, UnsafeFile
+from leangan.sources import keras_legacy as legacy
 
 _LAYERS = frozenset(
-    """Activation Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D
-    AveragePooling2D AveragePooling3D BatchNormalization Bidirectional CenterCrop Concatenate Conv1D
-    Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D Cropping1D
-    Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU EinsumDense
-    Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D
-    GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D
-    GlobalMaxPooling3D GroupNormalization GroupQueryAttention Identity InputLayer LSTM LSTMCell
-    LayerNormalization LeakyReLU MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum
-    MultiHeadAttention Multiply Normalization PReLU Permute RMSNormalization RNN ReLU RepeatVector
-    Rescaling Reshape Resizing SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax
-    SpatialDropout1D SpatialDropout2D SpatialDropout3D SpectralNormalization StackedRNNCells
-    Subtract TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
-    ZeroPadding2D ZeroPadding3D""".split()
+    re.findall(
+        r"\w+",
+        """Activation Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D
+        AveragePooling2D AveragePooling3D BatchNormalization Bidirectional CenterCrop
+        Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
+        ConvLSTM1D ConvLSTM2D Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D
+        DepthwiseConv2D Dot Dropout ELU EinsumDense Embedding Flatten GRU GRUCell
+        GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D
+        GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+        GroupNormalization GroupQueryAttention Identity InputLayer LSTM LSTMCell
+        LayerNormalization LeakyReLU MaxPooling1D MaxPooling2D MaxPooling3D Maximum
+        Minimum MultiHeadAttention Multiply Normalization PReLU Permute RMSNormalization
+        RNN ReLU RepeatVector Rescaling Reshape Resizing SeparableConv1D SeparableConv2D
+        SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D
+        SpatialDropout3D SpectralNormalization StackedRNNCells Subtract TimeDistributed
+        UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
+        ZeroPadding2D ZeroPadding3D""",
+    )
 )
 _MODELS = ("Sequential", "Functional", "Model")
 _OPERATIONS = re.compile(r"keras\.src\.ops\.(numpy|nn|core|image|math|linalg)")
 _VALUES = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "__tuple__")
-_UNGROUPED = re.compile(r"Conv\dDTranspose|(Depthwise|Separable)Conv\dD")
-_BEFORE = {
-    "groups": (1,),
-    "renorm": (False, None),
-    "renorm_clipping": (None,),
-    "virtual_batch_size": (None,),
-    "adjustment": (None,),
-    "synchronized": (False,),
-    "time_major": (False,),
-    "ragged": (False, None),
-    "sparse": (False, None),
-    "type_spec": (None,),
-}
-"""Settings of Keras 2 that Keras 3 does not know, with the values that ask for nothing."""
-_IRRELEVANT = ("renorm_momentum", "fused", "experimental_autocast", "quantization_config")
+_TRAINING = ("_regularizer", "_constraint", "quantization_config")
 _MOST_LAYERS = 20_000
 
 
@@ -132,7 +124,7 @@ class _Cleaner:
         if "inbound_nodes" in entry:
             nodes = entry["inbound_nodes"]
             calls = kind in ("TFOpLambda", "SlicingOpLambda")
-            made["inbound_nodes"] = [_called(n) if calls else self.value(n) for n in nodes]
+            made["inbound_nodes"] = [legacy.called(n) if calls else self.value(n) for n in nodes]
         if isinstance(entry.get("build_config"), dict):
             made["build_config"] = self.value(entry["build_config"])
         return made
@@ -145,15 +137,16 @@ class _Cleaner:
         return kind
 
     def _model(self, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        layers = []
-        for entry in config["layers"]:
+        layers: list[dict[str, Any]] = []
+        for entry in legacy.counted(config)["layers"]:
             shape = entry["config"].get("batch_input_shape")
             if kind == "Sequential" and not layers and entry["class_name"] != "InputLayer":
                 # Keras 2 wrote the input's shape into the first layer.
                 shape = shape or config.get("build_input_shape")
                 if shape:
-                    layers.append(_input_layer(shape))
+                    layers.append(legacy.input_layer(shape))
             layers.append(self.layer(entry))
+        config = legacy.counted(config)
         kept = {
             key: self.value(config[key])
             for key in ("name", "trainable", "input_layers", "output_layers")
@@ -162,27 +155,14 @@ class _Cleaner:
         return {**kept, "layers": layers}
 
     def _settings(self, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        own = kind in self.known.objects
         made: dict[str, Any] = {}
-        for key, value in config.items():
-            own = kind in self.known.objects
-            if key in _IRRELEVANT or (key == "groups" and not _UNGROUPED.fullmatch(kind)):
-                if key == "groups":
-                    made[key] = self.value(value)
-                continue
-            if key in _BEFORE and value in _BEFORE[key] and not own:
-                continue
+        for key, value in legacy.settings(kind, config).items() if not own else config.items():
             if key.endswith("_initializer"):
                 made[key] = "zeros"
-            elif key.endswith(("_regularizer", "_constraint")):
-                made[key] = None
             elif key == "dtype":
                 made[key] = _plain_type(value) if kind == "InputLayer" else "float32"
-            elif key == "batch_input_shape":
-                if kind == "InputLayer":
-                    made["batch_shape"] = self.value(value)
-            elif key == "axis" and isinstance(value, list) and len(value) == 1:
-                made[key] = int(value[0])
-            else:
+            elif not key.endswith(_TRAINING):
                 made[key] = self.value(value)
         return made
 
@@ -237,9 +217,7 @@ class _Cleaner:
         """A function by its name: an activation of Keras or the user's own."""
         import keras
 
-        if name not in self.known.objects and not callable(
-            getattr(keras.activations, name, None)
-        ):
+        if name not in self.known.objects and not callable(getattr(keras.activations, name, None)):
             raise LeanganError(
                 f"{self.file} uses a function {name!r}, which Keras does not have; give the Python "
                 "file that defines it with --code FILE.py (code= in Python)."
@@ -265,36 +243,3 @@ def _identifier(name: str) -> str:
 def _plain_type(value: Any) -> str:
     name = value["config"]["name"] if isinstance(value, dict) else value
     return name if isinstance(name, str) and name.startswith(("int", "uint")) else "float32"
-
-
-def _input_layer(shape: Any) -> dict[str, Any]:
-    sizes = [None if s is None else int(s) for s in shape]
-    return {
-        "module": "keras.layers",
-        "class_name": "InputLayer",
-        "config": {"batch_shape": sizes, "dtype": "float32", "name": "input"},
-        "registered_name": None,
-        "name": "input",
-    }
-
-
-def _called(node: list[Any]) -> dict[str, Any]:
-    """A call as Keras 2 writes it for a function of TensorFlow: tensors stand in its keywords."""
-    calls = node if node and isinstance(node[0], list) else [node]
-    tensors = [_tensor(call) for call in calls]
-    keywords = {
-        key: _tensor(item) if _is_tensor(item) else item for key, item in calls[0][3].items()
-    }
-    return {"args": tensors if len(tensors) == 1 else [tensors], "kwargs": keywords}
-
-
-def _is_tensor(item: Any) -> bool:
-    return isinstance(item, list) and len(item) == 3 and isinstance(item[0], str)
-
-
-def _tensor(item: list[Any]) -> Any:
-    if item[0] == "_CONSTANT_VALUE":
-        return item[2]
-    place = [str(item[0]), int(item[1]), int(item[2])]
-    config = {"shape": [None], "dtype": "float32", "keras_history": place}
-    return {"class_name": "__keras_tensor__", "config": config}

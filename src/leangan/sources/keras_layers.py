@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Run = Callable[..., Tensor]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,9 @@ class Cropped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer, then cut."""
-        y = self.layer(x)
-        for axis, (first, last) in enumerate(self.crops, start=2):
-            if first or last:
-                y = y.narrow(axis, first, y.shape[axis] - first - last)
-        return y
+        # An end counted from behind leaves no arithmetic with sizes in the graph.
+        parts = (slice(first, -last if last else None) for first, last in self.crops)
+        return self.layer(x)[(..., *parts)]
 
 
 def array(variable: Any) -> Tensor:
@@ -125,7 +124,7 @@ def _rank(layer: Any) -> int:
     return next(int(c) for c in type(layer).__name__ if c.isdigit())
 
 
-def _filled(module: nn.Module, **state: Tensor | None) -> nn.Module:
+def _filled(module: Module, **state: Tensor | None) -> Module:
     module.load_state_dict({k: v for k, v in state.items() if v is not None}, assign=True)
     return module
 
@@ -158,11 +157,11 @@ def _convolve(
     else:
         pads = [(0, 0)] * rank
     even = all(first == last for first, last in pads)
-    maker = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    made = maker(
+    maker: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    made: nn.Module = maker(
         weight.shape[-2] * groups,
         weight.shape[-1],
-        kernel,  # type: ignore[arg-type]
+        kernel,
         stride=strides,
         padding=tuple(first for first, _ in pads) if even else 0,
         dilation=dilation,
@@ -191,8 +190,8 @@ def separable(layer: Any, layout: Layout, x: Tensor) -> Run | None:
 
 def _pointwise(weight: Tensor, bias: Tensor | None, rank: int) -> nn.Module:
     """A convolution of kernel 1; the weight is [in, out]."""
-    maker = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    made = maker(*weight.shape, 1, bias=bias is not None, device="meta")
+    maker: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    made: nn.Module = maker(*weight.shape, 1, bias=bias is not None, device="meta")
     return _filled(made, weight=weight.T.reshape(*weight.T.shape, *[1] * rank), bias=bias)
 
 
@@ -214,11 +213,11 @@ def transposed(layer: Any, layout: Layout, x: Tensor) -> Run | None:
         extra.append(max(s - reach, 0))
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilation, strict=True)):
         return None
-    maker = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
-    made = maker(
+    maker: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
+    made: nn.Module = maker(
         weight.shape[-1],
         weight.shape[-2],
-        kernel,  # type: ignore[arg-type]
+        kernel,
         stride=strides,
         padding=tuple(padding),
         output_padding=tuple(extra),
@@ -238,7 +237,7 @@ def dense(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     bias = array(layer.bias) if layer.use_bias else None
     if x.dim() in layout.moved:
         return with_activation(layer, _pointwise(weight, bias, x.dim() - 2))
-    made = nn.Linear(*weight.shape, bias=bias is not None, device="meta")
+    made = nn.Linear(weight.shape[0], weight.shape[1], bias=bias is not None, device="meta")
     return with_activation(layer, _filled(made, weight=weight.T.contiguous(), bias=bias))
 
 
@@ -263,8 +262,10 @@ def batch_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
 
 def instance_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     """Our stand-in's form with epsilon in the variance, and GroupNormalization of all channels."""
-    if x.dim() not in layout.moved or layer.axis is None or getattr(layer, "deviation", False):
+    if x.dim() not in layout.moved:
         return None
+    if layer.axis is None or getattr(layer, "deviation", False):
+        return Standardized(layer, x.dim())
     channels = x.shape[1]
     groups = getattr(layer, "groups", channels)
     if layout.axis(layer.axis, x.dim()) != 1 or groups not in (-1, channels):
@@ -275,6 +276,29 @@ def instance_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     return _filled(made, **_affine(layer, channels)) if affine else made
 
 
+class Standardized(nn.Module):
+    """keras-contrib's InstanceNormalization, which is no norm that PyTorch has."""
+
+    def __init__(self, layer: Any, dims: int) -> None:
+        super().__init__()
+        self.axes = list(range(1 if layer.axis is None else 2, dims))
+        self.epsilon, self.deviation = float(layer.epsilon), bool(layer.deviation)
+        affine = _affine(layer, 1)
+        shape = (-1, *[1] * (dims - 2))
+        self.weight = nn.Parameter(affine["weight"].reshape(shape))
+        self.bias = nn.Parameter(affine["bias"].reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide by the deviation and epsilon, or by the root of the variance and epsilon."""
+        y = x - x.mean(self.axes, keepdim=True)
+        variance = y.square().mean(self.axes, keepdim=True)
+        if self.deviation:
+            y = y / (variance.sqrt() + self.epsilon)
+        else:
+            y = y * (variance + self.epsilon).rsqrt()
+        return y * self.weight + self.bias
+
+
 def group_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     """GroupNormalization."""
     if x.dim() not in layout.moved or layout.axis(layer.axis, x.dim()) != 1:
@@ -283,7 +307,7 @@ def group_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     return _filled(made, **_affine(layer, x.shape[1]))
 
 
-def _affine(layer: Any, channels: int) -> dict[str, Tensor | None]:
+def _affine(layer: Any, channels: int) -> dict[str, Tensor]:
     weight = torch.ones(channels) if layer.gamma is None else array(layer.gamma)
     return {
         "weight": weight,
@@ -291,15 +315,27 @@ def _affine(layer: Any, channels: int) -> dict[str, Tensor | None]:
     }
 
 
+class NormedLast(nn.Module):
+    """A norm over the channels, which PyTorch has for the last axis alone."""
+
+    def __init__(self, norm: nn.LayerNorm, layout: Layout) -> None:
+        super().__init__()
+        self.norm, self.layout = norm, layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn, norm, turn back."""
+        return self.layout.ours(self.norm(self.layout.theirs(x)))
+
+
 def layer_norm(layer: Any, layout: Layout, x: Tensor) -> Run | None:
-    """LayerNormalization over the last axis, of tensors that lie as Keras has them."""
+    """LayerNormalization over the channels."""
     axis = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
-    if getattr(layer, "rms_scaling", False):
+    channels = x.shape[layout.axis(-1, x.dim())]
+    last = [a % x.dim() for a in axis] == [x.dim() - 1]
+    if not last or getattr(layer, "rms_scaling", False):
         return None
-    if x.dim() in layout.moved or [a % x.dim() for a in axis] != [x.dim() - 1]:
-        return None
-    made = nn.LayerNorm(x.shape[-1], eps=layer.epsilon, device="meta")
-    return _filled(made, **_affine(layer, x.shape[-1]))
+    made = nn.LayerNorm(channels, eps=layer.epsilon, device="meta")
+    return NormedLast(_filled(made, **_affine(layer, channels)), layout)
 
 
 class Looked(nn.Module):

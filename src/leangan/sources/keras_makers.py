@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import operator
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +87,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "TrueDivide": operator.truediv,
 }
 """Operations on each number alone, by their classes in keras.ops; numbers may stand among them."""
+
 
 def maker_of(operation: Any) -> Maker | None:
     """The maker of a layer, by its class."""

@@ -1,4 +1,4 @@
-"""Take the parts of a Keras file apart: its architecture as JSON, and a clean copy of its weights."""
+"""The parts of a Keras file: its architecture as JSON, and a clean copy of its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from leangan.errors import LeanganError, UsageError
 from leangan.sources import hdf5_copy
 
-_MOST_CONFIG = 64 * 2**20  # bytes; the largest known is under 2 MB
+MOST_CONFIG = 64 * 2**20  # bytes; the largest known is under 2 MB
 _MOST_RATIO = 1100  # see hdf5_copy
 
 
@@ -61,7 +61,7 @@ def model_config(text: bytes | str, path: Path) -> dict[str, Any]:
     Raises:
         LeanganError: it is none.
     """
-    if len(text) > _MOST_CONFIG:
+    if len(text) > MOST_CONFIG:
         raise LeanganError(f"{path}: its architecture is too large to be one.")
     try:
         config = json.loads(text)
@@ -89,7 +89,7 @@ def _hdf5_file(path: Path, folder: Path) -> KerasFile:
 def _zip_file(path: Path, folder: Path) -> KerasFile:
     try:
         with zipfile.ZipFile(path) as archive:
-            config = _member(archive, "config.json", _MOST_CONFIG)
+            config = _member(archive, "config.json", MOST_CONFIG)
             most = path.stat().st_size * _MOST_RATIO
             inner = folder / "inside.h5"
             inner.write_bytes(_member(archive, "model.weights.h5", most))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leangan.sources.keras_activations import Applied
-from leangan.sources.keras_layers import Layout, Padded, Run, flat, same_pads
+from leangan.sources.keras_layers import Cropped, Layout, Padded, Run, flat, same_pads
 from leangan.sources.keras_shuffle import DepthToSpace
 
 
@@ -53,14 +53,7 @@ def cropping(layer: Any, layout: Layout, x: Tensor) -> Run | None:
         return None
     cropping = layer.cropping
     pairs = [cropping] if isinstance(cropping[0], int) else list(cropping)
-
-    def run(x: Tensor) -> Tensor:
-        for axis, (first, last) in enumerate(pairs, start=2):
-            if first or last:
-                x = x.narrow(axis, first, x.shape[axis] - first - last)
-        return x
-
-    return Applied(run)
+    return Cropped(nn.Identity(), [(int(first), int(last)) for first, last in pairs])
 
 
 def up_sampling(layer: Any, layout: Layout, x: Tensor) -> Run | None:

@@ -92,7 +92,9 @@ class DepthToSpace(keras.layers.Layer):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**_base(more))
-        given = [more[word] for word in (*self._WORDS, "scale", "size", "ratio", "r") if word in more]
+        given = [
+            more[word] for word in (*self._WORDS, "scale", "size", "ratio", "r") if word in more
+        ]
         block = given[0] if given else None
         if isinstance(block, list | tuple) and len(set(block)) == 1:
             block = block[0]
@@ -162,7 +164,9 @@ def _pad(x: Any, paddings: Any, mode: str = "CONSTANT", constant_values: float =
 
 
 def _cut(x: Any, slice_spec: Any) -> Any:
-    parts = (slice(p["start"], p["stop"], p["step"]) if isinstance(p, dict) else p for p in slice_spec)
+    parts = (
+        slice(p["start"], p["stop"], p["step"]) if isinstance(p, dict) else p for p in slice_spec
+    )
     return x[tuple(parts)]
 
 
