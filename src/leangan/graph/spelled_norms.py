@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leangan.generator import Generator
@@ -25,30 +26,41 @@ def spell_norms(generator: Generator) -> Generator:
 
 def replace_norms(module: GraphModule) -> int:
     """Replace them in place; returns how many."""
-    count = 0
-    for node in list(module.graph.nodes):
-        if not is_call(node, aten.instance_norm) or not arguments(node)["use_input_stats"]:
-            continue
-        named = arguments(node)
-        x, axes = named["input"], node.meta["val"].dim() - 2
-        with module.graph.inserting_before(node):
-            y = _normalized(module, x, list(range(2, 2 + axes)), named["eps"])
-            for key, operator in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
-                vector = tensor_of(module, named[key])
-                if vector is not None:
-                    path = free_path(module, str(named[key].target))
-                    shaped = vector.detach().reshape(1, -1, *[1] * axes)
-                    factor = new_tensor_node(module, node, path, shaped)
-                    y = module.graph.call_function(operator, (y, factor))
-        node.replace_all_uses_with(y)
-        module.graph.erase_node(node)
-        count += 1
-    return count
+    norms = [n for n in module.graph.nodes if is_own_norm(n)]
+    for node in norms:
+        spell_norm(module, node, arguments(node)["eps"])
+    return len(norms)
 
 
-def _normalized(module: GraphModule, x: Node, dims: list[int], eps: float) -> Node:
-    call: Any = module.graph.call_function
-    centred = call(aten.sub.Tensor, (x, call(aten.mean.dim, (x, dims, True))))
-    squares = call(aten.mul.Tensor, (centred, centred))
-    spread = call(aten.add.Tensor, (call(aten.mean.dim, (squares, dims, True)), eps))
-    return call(aten.mul.Tensor, (centred, call(aten.rsqrt.default, (spread,))))
+def is_own_norm(node: Any) -> bool:
+    """Whether it is an instance norm over the input's own statistics."""
+    return is_call(node, aten.instance_norm) and bool(arguments(node)["use_input_stats"])
+
+
+def spell_norm(module: GraphModule, node: Node, eps: float | Tensor) -> None:
+    """Replace one in place; `eps` may differ by channel (broadcastable to the input)."""
+    named, graph = arguments(node), module.graph
+    x, axes = named["input"], node.meta["val"].dim() - 2
+    dims = list(range(2, 2 + axes))
+    with graph.inserting_before(node):
+        if isinstance(eps, Tensor):
+            path = free_path(module, f"{node.name}_eps")
+            least: Any = new_tensor_node(module, node, path, eps, learned=False)
+        else:
+            least = eps
+        mean = graph.call_function(aten.mean.dim, (x, dims, True))
+        y = graph.call_function(aten.sub.Tensor, (x, mean))
+        squares = graph.call_function(aten.mul.Tensor, (y, y))
+        variance = graph.call_function(aten.mean.dim, (squares, dims, True))
+        spread = graph.call_function(aten.add.Tensor, (variance, least))
+        inverse = graph.call_function(aten.rsqrt.default, (spread,))
+        y = graph.call_function(aten.mul.Tensor, (y, inverse))
+        for key, operator in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
+            vector = tensor_of(module, named[key])
+            if vector is not None:
+                shaped = vector.detach().reshape(1, -1, *[1] * axes)
+                path = free_path(module, str(named[key].target))
+                factor = new_tensor_node(module, node, path, shaped)
+                y = graph.call_function(operator, (y, factor))
+    node.replace_all_uses_with(y)
+    graph.erase_node(node)

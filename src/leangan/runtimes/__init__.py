@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
+from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
 from leangan.runtimes.openvino_ import OpenVINO
 from leangan.runtimes.torch_ import Torch, TorchInductor
@@ -15,7 +16,7 @@ from leangan.runtimes.torch_ import Torch, TorchInductor
 if TYPE_CHECKING:  # sessions run in processes that never import torch
     from leangan.generator import Generator
 
-RUNTIMES: tuple[Runtime, ...] = (Torch(), TorchInductor(), ONNXRuntime(), OpenVINO())
+RUNTIMES: tuple[Runtime, ...] = (Torch(), TorchInductor(), ONNXRuntime(), OpenVINO(), LiteRT())
 
 __all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
 

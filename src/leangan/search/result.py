@@ -173,7 +173,7 @@ def _extras(
             {
                 "name": s.name,
                 "settings": dict(s.settings),
-                "measured": {k: v for k, v in s.measured.items() if k != "kept"},
+                "measured": {k: v for k, v in s.measured.items() if k not in ("kept", "reach")},
             }
             for s in (written.generator.history if written else ())
         ],

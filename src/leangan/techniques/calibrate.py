@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,13 @@ from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
 from leangan.graph.replay import first_tensor
 from leangan.techniques.crop import crop
-from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape, rounded
+from leangan.techniques.layer_code import (
+    Calibration,
+    LayerCode,
+    channel_shape,
+    rounded,
+    widened,
+)
 from leangan.techniques.placement import Pool, keeps_channels, pools, quantizable
 from leangan.techniques.range_options import layer_options, reaching
 from leangan.techniques.ranges import RangeObserver
@@ -76,7 +82,7 @@ def calibrate(
     tick = progress or (lambda done, of: None)
     seen = [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers.values())]
     with torch.no_grad():
-        watch = _Watch(module, seen)
+        watch = _Watch(module, seen, layers.values())
         # A few latents fill the ranges of deep layers by chance: ranges are tried on others than
         # those that they were made of, or the tightest would win. A picture has many positions,
         # and flat colours among the pictures must be covered.
@@ -110,7 +116,7 @@ def calibrate(
         }
         whole = len(data) + len(layers) // 2
         chosen = trials.best(shifted, lambda done: tick(min(total, whole + done // 2), total))
-    found = {name: chosen[node] for name, node in layers.items()}
+    found = {n: replace(chosen[node], reach=watch.reach[node]) for n, node in layers.items()}
     if scheme.rounding == "nearest":
         return found
     fit = round_feedback if scheme.rounding == "feedback" else round_learned
@@ -146,18 +152,27 @@ def _half_size(port: Port, axis: int, size: int) -> int:
 
 
 class _Watch(Interpreter):
-    """Runs the float graph and shows the values that layers read to their observers."""
+    """Runs the float graph, shows the values that layers read to their observers, and notes how
+    far each channel of what they put out reaches."""
 
     def __init__(
-        self, module: GraphModule, observers: Sequence[tuple[Pool, RangeObserver]]
+        self,
+        module: GraphModule,
+        observers: Sequence[tuple[Pool, RangeObserver]],
+        layers: Iterable[Node],
     ) -> None:
         super().__init__(module)
+        self.reach: dict[Node, tuple[Tensor, Tensor]] = {}
+        self._layers = frozenset(layers)
         self.only_reach = False
         self._pools = {value: (pool, obs) for pool, obs in observers for value in pool.values}
         self._held: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
+        if n in self._layers:
+            assert isinstance(value, Tensor)
+            self.reach[n] = widened(self.reach.get(n), value, n)
         if n in self._pools:
             assert isinstance(value, Tensor)
             self._held[n] = value

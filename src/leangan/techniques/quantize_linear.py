@@ -84,7 +84,9 @@ def quantize(
         _quantize_weight(module, node, layer)
     tidy(module)
     seen = {n: {"noise": calibration[n].noise, "range": calibration[n].range_by} for n in wanted}
-    step = Step("quantize_linear", _settings(calibration, wanted), {"layers": seen})
+    reach = {n: _short(layer.reach) for n in wanted if (layer := calibration[n]).reach is not None}
+    measured = {"layers": seen, "reach": reach}
+    step = Step("quantize_linear", _settings(calibration, wanted), measured)
     return recapture(generator, module, step)
 
 
@@ -101,6 +103,11 @@ def check_names(generator: Generator, names: Collection[str], known: Collection[
             f"{generator.name} has no layer {name!r} that could be quantized; it has "
             f"{', '.join(close)}."
         )
+
+
+def _short(reach: tuple[Tensor, Tensor]) -> list[list[float]]:
+    """To three digits, which is finer than a step of 8 bits."""
+    return [[float(f"{value:.3g}") for value in bound.tolist()] for bound in reach]
 
 
 def _settings(calibration: Calibration, wanted: Mapping[str, Node]) -> dict[str, object]:

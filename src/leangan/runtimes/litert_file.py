@@ -1,0 +1,231 @@
+"""What a .tflite file holds, and what is changed in it after conversion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_LARGE = 1024
+"""Constants of up to this many elements stay float32: they weigh nothing."""
+_DELEGATED = frozenset(
+    {
+        "ABS", "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
+        "DEPTH_TO_SPACE", "DIV", "ELU", "EXP", "FULLY_CONNECTED", "HARD_SWISH", "LEAKY_RELU",
+        "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "NEG", "PAD", "PRELU",
+        "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RSQRT", "SLICE",
+        "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQRT", "SQUARE", "SQUARED_DIFFERENCE",
+        "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
+    }
+)  # fmt: skip
+"""What both the CPU's delegate (XNNPACK) and the GPU's take in float, by their documentation."""
+_ROUNDING = frozenset({"QUANTIZE", "DEQUANTIZE"})
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the file's main graph."""
+
+    kind: str
+    """For example CONV_2D."""
+    kinds: tuple[str, ...]
+    """Element types of what it reads and then puts out, INT8, FLOAT32, ...; constants too."""
+    output: str
+    """The name of its (first) output."""
+    macs: int
+    """Multiply-accumulates; 0 where there is no weight."""
+    integer: bool
+    """Whether its data, not counting shapes, go in and come out in 8 bits."""
+
+
+def operators(data: bytes) -> list[Operator]:
+    """The operators of a .tflite file in the order of execution."""
+    return list(_operators(unpack(data)))
+
+
+def outside_int8(data: bytes) -> list[str]:
+    """Operators that compute in float in a file that has 8-bit ones, in words for people."""
+    return _counted(o for o in operators(data) if not o.integer and o.kind not in _ROUNDING)
+
+
+def outside_delegates(data: bytes) -> list[str]:
+    """Operators that the CPU's or the GPU's delegate of phones leaves to slow kernels, in words."""
+    return _counted(
+        o for o in operators(data) if o.kind not in _DELEGATED and o.kind not in _ROUNDING
+    )
+
+
+def int8_share(data: bytes) -> float | None:
+    """Share of the multiply-accumulates that run on 8-bit data and weights; None without any."""
+    found = operators(data)
+    whole = sum(o.macs for o in found)
+    return sum(o.macs for o in found if o.integer) / whole if whole else None
+
+
+def _counted(found: Iterator[Operator]) -> list[str]:
+    names = [o.kind for o in found]
+    return [f"{names.count(kind)} x {kind}" for kind in dict.fromkeys(names)]
+
+
+def unpack(data: bytes) -> Any:
+    """The file as objects of LiteRT's own schema, whose constants may be changed."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(bytearray(data))
+
+
+def pack(model: Any) -> bytes:
+    """The inverse of `unpack`."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _operators(model: Any) -> Iterator[Operator]:
+    graph = model.subgraphs[0]
+    for op in graph.operators:
+        kind = kind_of(model, op)
+        tensors = [graph.tensors[i] for i in [*op.inputs, *op.outputs] if i >= 0]
+        kinds = tuple(_type_name(t) for t in tensors)
+        out = graph.tensors[op.outputs[0]]
+        data = [k for k, t in zip(kinds, tensors, strict=True) if k != "INT32" or t is out]
+        yield Operator(kind, kinds, _text(out.name), _macs(kind, graph, op), set(data) == {"INT8"})
+
+
+def _macs(kind: str, graph: Any, op: Any) -> int:
+    def shape(place: int) -> list[int]:
+        return [int(n) for n in graph.tensors[op.inputs[place]].shape]
+
+    out = math.prod(int(n) for n in graph.tensors[op.outputs[0]].shape)
+    if kind == "CONV_2D":
+        return out * math.prod(shape(1)[1:])
+    if kind == "DEPTHWISE_CONV_2D":
+        return out * math.prod(shape(1)[1:3])
+    if kind == "TRANSPOSE_CONV":  # output shape, weight (out, rows, columns, in), data
+        return math.prod(shape(2)) * math.prod(shape(1)[:3])
+    if kind == "FULLY_CONNECTED":
+        return out * shape(1)[-1]
+    if kind == "BATCH_MATMUL":
+        left = shape(0)
+        return out * (left[-2] if op.builtinOptions.adjX else left[-1])
+    return 0
+
+
+def kind_of(model: Any, op: Any) -> str:
+    """The name of an operator's kind."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = model.operatorCodes[op.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+    return _text(code.customCode) if names[number] == "CUSTOM" else names[number]
+
+
+def _type_name(tensor: Any) -> str:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {v: k for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
+    return names[tensor.type]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def name_ports(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Call the ports of the signature by their names; the converter numbers them."""
+    (signature,) = model.signatureDefs
+    for prefix, names in (("args_", inputs), ("output_", outputs)):
+        found = signature.inputs if prefix == "args_" else signature.outputs
+        found.sort(key=lambda port: int(_text(port.name).removeprefix(prefix)))  # noqa: B023
+        for port, name in zip(found, names, strict=True):
+            port.name = name
+
+
+def ports(model: Any) -> tuple[list[str], list[str]]:
+    """Names of the inputs and outputs, in the order of the signature."""
+    (signature,) = model.signatureDefs
+    inputs, outputs = signature.inputs, signature.outputs
+    return [_text(p.name) for p in inputs], [_text(p.name) for p in outputs]
+
+
+def constant(model: Any, index: int) -> np.ndarray | None:
+    """The float32 constant that a tensor is; None for one that is computed."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if index < 0:
+        return None
+    tensor = model.subgraphs[0].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+        return None
+    return np.frombuffer(bytes(data), np.float32).reshape([int(n) for n in tensor.shape])
+
+
+def add_constant(model: Any, name: str, value: np.ndarray) -> int:
+    """Store an array as a constant; returns the number of its tensor."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    types = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16"}
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+    tensor.name, tensor.shape = name, list(value.shape)
+    tensor.type = getattr(schema.TensorType, types[str(value.dtype)])
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def halve(model: Any) -> None:
+    """Store large float constants in half precision, unless they leave its range."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    widen = []
+    for index in range(len(graph.tensors)):
+        value = constant(model, index)
+        if value is None or value.size <= _LARGE:
+            continue
+        with np.errstate(over="ignore"):
+            half = value.astype(np.float16)
+        if not np.isfinite(half).all():
+            continue
+        stored = add_constant(model, f"{_text(graph.tensors[index].name)}_half", half)
+        graph.tensors[index].buffer = 0  # the empty one: it is computed from now on
+        op = schema.OperatorT()
+        op.opcodeIndex = _code(model, schema.BuiltinOperator.DEQUANTIZE, 3)
+        op.inputs, op.outputs = [stored], [index]
+        widen.append(op)
+    graph.operators = [*widen, *graph.operators]
+    drop_unread(model)
+
+
+def _code(model: Any, number: int, version: int) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    for place, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+            code.version = max(code.version, version)
+            return place
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def drop_unread(model: Any) -> None:
+    """Empty the buffers of constants that no operator reads."""
+    graph = model.subgraphs[0]
+    read = {int(i) for op in graph.operators for i in op.inputs} | {int(i) for i in graph.outputs}
+    kept = {graph.tensors[i].buffer for i in read if i >= 0} | {
+        m.buffer for m in model.metadata or ()
+    }
+    for place, buffer in enumerate(model.buffers):
+        if place not in kept:
+            buffer.data = None
