@@ -75,8 +75,9 @@ def replace_unstrided(module: GraphModule) -> int:
         reader = node if direct else conv.weight
         weight: Any = replace_tensor(module, reader, stored, turned)
         if not direct:
-            _, scales, zeros, axis, *limits = conv.weight.args
-            codes = (weight, scales, zeros, 1 - int(axis), *limits)  # type: ignore[call-overload]
+            named = arguments(conv.weight)
+            _, scales, zeros, _, *limits = conv.weight.args
+            codes = (weight, scales, zeros, 1 - named["axis"], *limits)
             with module.graph.inserting_before(node):
                 weight = module.graph.call_function(_q.dequantize_per_channel.default, codes)
         target = aten.conv1d.default if conv.axes == 1 else aten.conv2d.default

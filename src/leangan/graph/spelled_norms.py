@@ -1,4 +1,4 @@
-"""Instance norms as plain arithmetic, for converters that lay them out the slow way or not at all."""
+"""Instance norms as plain arithmetic, for converters that lay them out the slow way."""
 
 from __future__ import annotations
 

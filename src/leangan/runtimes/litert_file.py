@@ -142,7 +142,7 @@ def name_ports(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     (signature,) = model.signatureDefs
     for prefix, names in (("args_", inputs), ("output_", outputs)):
         found = signature.inputs if prefix == "args_" else signature.outputs
-        found.sort(key=lambda port: int(_text(port.name).removeprefix(prefix)))  # noqa: B023
+        found.sort(key=lambda port: int(_text(port.name).removeprefix(prefix)))
         for port, name in zip(found, names, strict=True):
             port.name = name
 

@@ -27,7 +27,7 @@ from leangan.graph.rewrite import (
     tensor_of,
     tidy,
 )
-from leangan.graph.spelled_norms import is_own_norm, spell_norm
+from leangan.graph.spelled_norms import is_own_norm, replace_norms, spell_norm
 from leangan.techniques.layer_code import channel_shape, widened
 
 _q = torch.ops.quantized_decomposed
@@ -38,7 +38,7 @@ _MARGIN_UNSEEN = 1.3
 _EXAMPLES = 4
 _LEAST = 1e-3
 """Smallest range of a channel, as a share of the widest."""
-_SATURATED = {aten.tanh: 4.0, aten.sigmoid: 8.0}
+_SATURATED: dict[Any, float] = {aten.tanh: 4.0, aten.sigmoid: 8.0}
 """Beyond this these stay within a third of a thousandth of their limits."""
 
 
@@ -70,8 +70,11 @@ def complete(generator: Generator) -> Generator:
     layers = [layer for node in module.graph.nodes if (layer := _integer(module, node))]
     reach, margin = _reach(generator, module, layers)
     for layer in layers:
-        bounds = reach[layer.node]
-        _write_weight(module, layer, _free_output(module, layer, bounds, margin))
+        taken = _take_factors(module, layer.node)
+        low, high = reach[layer.node]
+        divisors = _free_output(module, layer, (low * taken, high * taken), margin)
+        _write_weight(module, layer, divisors / taken)
+    replace_norms(module)
     _float_weights(module)
     _sign(module)
     tidy(module)
@@ -119,7 +122,7 @@ def _reach(
     generator: Generator, module: GraphModule, layers: list[IntegerLayer]
 ) -> tuple[dict[Node, tuple[Tensor, Tensor]], float]:
     """How far each channel of each layer's output goes, and the margin to leave beyond that."""
-    known = {}
+    known: dict[str, list[list[float]]] = {}
     for step in generator.history:
         known |= step.measured.get("reach", {})
     found = {}
@@ -150,9 +153,38 @@ def _observed(
     return found
 
 
+def _take_factors(module: GraphModule, node: Node) -> Tensor:
+    """Take the factors that bring the next layer's channels to like ranges off the graph.
+
+    conv -> relu -> mul(factors) -> quantize   becomes   conv * factors -> relu -> quantize
+
+    Returns:
+        Those factors, which belong into the layer's weight and are in its bias already; ones
+        where there are none, shaped as one number per output channel.
+    """
+    shape = channel_shape(node, node.meta["val"])
+    ones = torch.ones(node.meta["val"].shape[shape.index(-1)])
+    user = only_user(node)
+    if user is not None and is_call(user, aten.relu, aten.leaky_relu, aten.prelu):
+        user = only_user(user)
+    if user is None or not is_call(user, aten.mul):
+        return ones
+    factors = tensor_of(module, user.args[1])
+    if factors is None or list(factors.shape) != list(ones.reshape(shape).shape):
+        return ones
+    vector = factors.detach().flatten()
+    if not is_call(only_user(user), _q.quantize_per_tensor) or not bool((vector > 0).all()):
+        return ones
+    if tensor_of(module, arguments(node)["bias"]) is not None:
+        _set_bias(module, node, torch.zeros_like(vector), 1 / vector)
+    user.replace_all_uses_with(user.all_input_nodes[0])
+    module.graph.erase_node(user)
+    return vector
+
+
 def _free_output(
     module: GraphModule, layer: IntegerLayer, bounds: tuple[Tensor, Tensor], margin: float
-) -> Tensor | None:
+) -> Tensor:
     """Round what a layer puts out, unless the next one does so.
 
     Returns:
@@ -161,9 +193,9 @@ def _free_output(
     node, graph = layer.node, module.graph
     user = only_user(node)
     rounding = only_user(user) if is_call(user, aten.relu) and user is not None else user
-    if is_call(rounding, _q.quantize_per_tensor):
-        return None
     low, high = bounds
+    if is_call(rounding, _q.quantize_per_tensor):
+        return torch.ones_like(low)
     packet = getattr(getattr(user, "target", None), "overloadpacket", None)
     limit = _SATURATED.get(packet)
     if limit is not None:
@@ -205,10 +237,10 @@ def _set_bias(module: GraphModule, node: Node, middle: Tensor, half: Tensor) -> 
         node.args = (*node.args, new)
 
 
-def _write_weight(module: GraphModule, layer: IntegerLayer, half: Tensor | None) -> None:
+def _write_weight(module: GraphModule, layer: IntegerLayer, divisors: Tensor) -> None:
     """The float weight, and its rounding in the graph: a form that the converter understands."""
     node = layer.node
-    scales = layer.scales if half is None else layer.scales / half
+    scales = layer.scales / divisors
     beside = [1] * layer.codes.dim()
     beside[layer.axis] = -1
     path = str(codes_behind(node.args[1]).target).removesuffix("_int8")
@@ -234,9 +266,11 @@ def _float_weights(module: GraphModule) -> None:
         codes = tensor_of(module, node.args[0])
         if codes is None:
             continue
-        args = [a if tensor_of(module, a) is None else tensor_of(module, a) for a in node.args]
-        path = free_path(module, str(node.args[0].target).removesuffix("_int8"))
-        weight = new_tensor_node(module, node, path, node.target(*args, **node.kwargs))
+        tensors = [tensor_of(module, a) for a in node.args]
+        args = [a if t is None else t for a, t in zip(node.args, tensors, strict=True)]
+        path = str(node.all_input_nodes[0].target).removesuffix("_int8")
+        target: Any = node.target
+        weight = new_tensor_node(module, node, free_path(module, path), target(*args))
         node.replace_all_uses_with(weight)
 
 
@@ -244,9 +278,8 @@ def _drop_16_bits(module: GraphModule) -> None:
     """Values in 16 bits stay float: the kernels know no zero point there."""
     for node in list(module.graph.nodes):
         if is_call(node, _q.dequantize_per_tensor) and node.args[5] is torch.uint16:
-            code = node.args[0]
-            assert isinstance(code, Node)
-            node.replace_all_uses_with(code.args[0])  # type: ignore[arg-type]
+            (code,) = node.all_input_nodes
+            node.replace_all_uses_with(code.all_input_nodes[0])
 
 
 def _sign(module: GraphModule) -> None:

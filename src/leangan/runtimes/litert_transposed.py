@@ -90,11 +90,10 @@ def fuse_transposed(model: Any, kernels: Sequence[Kernel]) -> int:
 
 
 def _kernel(values: np.ndarray | None, kernels: Sequence[Kernel]) -> Kernel | None:
-    for kernel in kernels:
-        if values is not None and values.shape == kernel.values.shape:
-            if np.allclose(values, kernel.values, rtol=1e-5, atol=0):
-                return kernel
-    return None
+    if values is None:
+        return None
+    alike = (k for k in kernels if k.values.shape == values.shape)
+    return next((k for k in alike if np.allclose(values, k.values, rtol=1e-5, atol=0)), None)
 
 
 def _scaled(tensor: Any, scales: np.ndarray) -> None:

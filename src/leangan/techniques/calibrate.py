@@ -152,8 +152,7 @@ def _half_size(port: Port, axis: int, size: int) -> int:
 
 
 class _Watch(Interpreter):
-    """Runs the float graph, shows the values that layers read to their observers, and notes how
-    far each channel of what they put out reaches."""
+    """Runs the float graph: shows observers what layers read, notes how far their outputs reach."""
 
     def __init__(
         self,
