@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
+from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
 from leangan.runtimes.openvino_ import OpenVINO
@@ -16,7 +17,15 @@ from leangan.runtimes.torch_ import Torch, TorchInductor
 if TYPE_CHECKING:  # sessions run in processes that never import torch
     from leangan.generator import Generator
 
-RUNTIMES: tuple[Runtime, ...] = (Torch(), TorchInductor(), ONNXRuntime(), OpenVINO(), LiteRT())
+
+RUNTIMES: tuple[Runtime, ...] = (
+    Torch(),
+    TorchInductor(),
+    ONNXRuntime(),
+    OpenVINO(),
+    LiteRT(),
+    ExecuTorch(),
+)
 
 __all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
 
