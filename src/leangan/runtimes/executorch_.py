@@ -15,8 +15,6 @@ from leangan.files import atomic
 from leangan.runtimes.base import Arrays, Artifact
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
     from leangan.generator import Generator
 
 _MODEL = "generator.pte"
@@ -57,10 +55,11 @@ class ExecuTorch:
         if precision == "int8":
             from leangan.runtimes.executorch_int8 import measured_ranges, share_of_delegates
 
-            edge = _lower(generator.name, measured_ranges(generator).program)
+            generator = measured_ranges(generator)
+            edge = _lower(generator)
             settings["int8_share"] = share_of_delegates(edge)
         else:
-            edge = _lower(generator.name, generator.program)
+            edge = _lower(generator)
         with _as_sentence(generator.name), atomic(folder / _MODEL) as path:
             path.write_bytes(edge.to_executorch().buffer)
         return Artifact(self.name, precision, (folder / _MODEL,), settings)
@@ -108,12 +107,20 @@ class ExecuTorchSession:
         return {}
 
 
-def _lower(name: str, program: ExportedProgram) -> Any:
+def _lower(generator: Generator) -> Any:
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    with _as_sentence(name):
-        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    kinds = ConfigPrecisionType
+    partitioners = [
+        # Each such layer by itself: in one delegate with what else reads its input, ExecuTorch 1.5
+        # lays out that input in two ways and adds the one to the other.
+        XnnpackPartitioner(config_precisions=kinds.DYNAMIC_QUANT, per_op_mode=True),
+        XnnpackPartitioner(config_precisions=kinds.FP32),
+    ]
+    with _as_sentence(generator.name):
+        return to_edge_transform_and_lower(generator.program, partitioner=partitioners)
 
 
 @contextlib.contextmanager
