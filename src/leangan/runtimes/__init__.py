@@ -10,6 +10,7 @@ from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.litert_ import LiteRT
+from leangan.runtimes.ncnn_ import Ncnn
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
 from leangan.runtimes.openvino_ import OpenVINO
 from leangan.runtimes.torch_ import Torch, TorchInductor
@@ -25,6 +26,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     OpenVINO(),
     LiteRT(),
     ExecuTorch(),
+    Ncnn(),
 )
 
 __all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
