@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
 from leangan.runtimes.executorch_ import ExecuTorch
+from leangan.runtimes.hls4ml_ import Hls4ml
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.ncnn_ import Ncnn
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
@@ -27,6 +28,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     LiteRT(),
     ExecuTorch(),
     Ncnn(),
+    Hls4ml(),
 )
 
 __all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
