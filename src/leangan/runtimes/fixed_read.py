@@ -193,10 +193,8 @@ class _Reader:
             tensor = torch.tensor(float(argument))
         if tensor is None:
             raise self.refused(node, "it takes more than one computed value or a constant")
-        channels = _shape(node)[0]
-        if tensor.numel() not in (1, channels) or (
-            tensor.numel() > 1 and tensor.shape[-len(_shape(node))] != channels
-        ):
+        channels, rank = _shape(node)[0], len(_shape(node))
+        if tensor.numel() > 1 and [*tensor.shape][-rank:] != [channels, *[1] * (rank - 1)]:
             raise self.refused(node, "its constant is not one number, or one per channel")
         return np.broadcast_to(tensor.detach().double().flatten().numpy(), channels)
 
@@ -239,7 +237,10 @@ def _read_weighted(reader: _Reader, node: Node) -> None:
     weight = Stored(ways.weight.codes.transpose(order), ways.weight.format)
     outputs = weight.codes.shape[-1]
     bias_node = arguments(node)["bias"]
-    bias = np.zeros(outputs) if bias_node is None else reader.constant(node, bias_node)
+    stored = tensor_of(reader.module, bias_node)
+    if bias_node is not None and stored is None:
+        raise reader.refused(node, "its bias is computed")
+    bias = np.zeros(outputs) if stored is None else stored.detach().double().numpy()
     fraction = x.format.fraction + weight.format.fraction
     inside = np.zeros(outputs) if ways.scales is not None else bias
     whole = Stored.exactly(_codes(inside, fraction), fraction)
