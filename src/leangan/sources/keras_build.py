@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,9 +98,10 @@ def fill(model: Any, weights: Path, path: Path) -> None:
 
 def reason(error: Exception) -> str:
     """The line that says what is wrong, of messages of Keras that go over pages."""
-    said = str(error).rpartition("Exception encountered:")[2]
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    said = re.split(r"Exception encountered:|Error encountered:", str(error))[-1]
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in said.splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return told[0][:300] if told else type(error).__name__
 
 
 def _own_objects(keras: Any, code: Path) -> dict[str, Any]:

@@ -113,11 +113,12 @@ def _module(
 def _port(tensor: Any, layout: Layout, size: int) -> Port:
     """What Keras says of an input, in our layout."""
     shape = list(tensor.shape)
+    if shape[-1] is None:
+        raise LeanganError(f"Input {tensor.name!r} does not say how many channels it has.")
+    axes = letters(len(shape)) if len(shape) != 3 else "NTC"
     if len(shape) in layout.moved:
         shape.insert(1, shape.pop())
-    axes = letters(len(shape))
-    if shape[1:2] == [None]:
-        raise LeanganError(f"Input {tensor.name!r} does not say how many channels it has.")
+        axes = letters(len(shape))
     typical = tuple(
         1 if axis == 0 and n is None else size if n is None else n for axis, n in enumerate(shape)
     )

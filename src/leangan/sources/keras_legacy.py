@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_CONSTANT = "_CONSTANT_VALUE"
 _MODELS = ("Sequential", "Functional", "Model")
 _UNGROUPED = re.compile(r"Conv\dDTranspose|(Depthwise|Separable)Conv\dD")
 _KERNELS = re.compile("Depthwise|Separable")  # whose kernels have names of their own
@@ -124,12 +125,13 @@ def called(node: list[Any]) -> dict[str, Any]:
     keywords = {
         key: _tensor(item) if _is_place(item) else item for key, item in calls[0][3].items()
     }
+    if calls[0][0] == _CONSTANT:  # 1 - x; in Keras 3 a number may not stand before its tensor
+        keywords = {**keywords, "x": calls[0][2]}
+        tensors = [keywords.pop("y")]
     return {"args": tensors if len(tensors) == 1 else [tensors], "kwargs": keywords}
 
 
-def _tensor(item: list[Any]) -> Any:
-    if item[0] == "_CONSTANT_VALUE":
-        return item[2]
+def _tensor(item: list[Any]) -> dict[str, Any]:
     place = [str(item[0]), int(item[1]), int(item[2])]
     config = {"shape": [None], "dtype": "float32", "keras_history": place}
     return {"class_name": "__keras_tensor__", "config": config}

@@ -51,6 +51,8 @@ _MAKERS: dict[str, Maker] = {
     "ReflectionPadding2D": shapes.reflection_padding,
     "Rescaling": activations.rescaling,
     "Reshape": shapes.reshape,
+    "Resize": shapes.resizing,
+    "Resizing": shapes.resizing,
     "Softmax": activations.softmax,
     "SubPixelUpscaling": shapes.depth_to_space,
     "SubpixelConv2D": shapes.depth_to_space,
@@ -121,7 +123,8 @@ def operator_of(
         if moved is not None:
             return moved
         name = tensorflow.NAMES.get(str(operation.function), "")
-        given = (*args, *([kwargs["y"]] if "y" in kwargs else []))
+        ends = {"x": (), "y": ()} | {key: (kwargs[key],) for key in "xy" if key in kwargs}
+        given = (*ends["x"], *args, *ends["y"])
     function = _OPERATORS.get(name)
     return (function, given) if function and _alike(given, values) else None
 

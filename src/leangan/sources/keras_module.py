@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leangan.errors import LeanganError
+from leangan.sources.keras_build import reason
 from leangan.sources.keras_graph import Place, graph_of, nodes_of, places_in, taken
 from leangan.sources.keras_layers import Layout
 from leangan.sources.keras_makers import maker_of, operator_of
@@ -123,9 +124,8 @@ class KerasModule(nn.Module):
         except LeanganError:
             raise
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise LeanganError(
-                f"Layer {name!r} ({type(operation).__name__}) does not run: {reason}"
+                f"Layer {name!r} ({type(operation).__name__}) does not run: {reason(error)}"
             ) from error
         self.plan.append(call)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leangan.errors import LeanganError
 from leangan.sources.keras_activations import Applied
 from leangan.sources.keras_layers import Cropped, Layout, Padded, Run, flat, same_pads
 from leangan.sources.keras_shuffle import DepthToSpace
@@ -63,6 +64,7 @@ def up_sampling(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     size = (layer.size,) if isinstance(layer.size, int) else tuple(layer.size)
     scale = [float(factor) for factor in size]
     interpolation = getattr(layer, "interpolation", "nearest")
+    resizing(layer, layout, x)
     if interpolation == "nearest":
         return Applied(lambda x: F.interpolate(x, scale_factor=scale, mode="nearest"))
     if interpolation != "bilinear":
@@ -72,13 +74,31 @@ def up_sampling(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     )
 
 
+def resizing(layer: Any, layout: Layout, x: Tensor) -> None:
+    """Resizing, which Keras runs, where its backends agree.
+
+    Raises:
+        LeanganError: they do not.
+    """
+    if getattr(layer, "interpolation", "") == "bicubic":
+        raise _unlike(layer, "interpolates with cubic polynomials")
+
+
+def _unlike(layer: Any, what: str) -> LeanganError:
+    kind = type(layer).__name__
+    return LeanganError(
+        f"Layer {layer.name!r} ({kind}) {what}, which Keras computes otherwise on PyTorch than on "
+        f"TensorFlow; define a class {kind} that does what is meant in a file for --code FILE.py."
+    )
+
+
 def max_pooling(layer: Any, layout: Layout, x: Tensor) -> Run | None:
     """MaxPooling1D, 2D, 3D."""
     return _pooling(layer, layout, x, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), -math.inf)
 
 
 def average_pooling(layer: Any, layout: Layout, x: Tensor) -> Run | None:
-    """AveragePooling1D, 2D, 3D where no padding is averaged."""
+    """AveragePooling1D, 2D, 3D."""
     return _pooling(layer, layout, x, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), None)
 
 
@@ -96,7 +116,12 @@ def _pooling(
     pads = same_pads(x.shape[2:], kernel, strides, [1] * rank)
     if not any(last for _, last in pads):
         return made
-    return None if value is None else Padded(flat(pads), made, value)
+    if value is None:
+        if all(first == last for first, last in pads):
+            padding = tuple(first for first, _ in pads)
+            return makers[rank - 1](kernel, strides, padding, count_include_pad=False)
+        raise _unlike(layer, "averages over an uneven border")
+    return Padded(flat(pads), made, value)
 
 
 def _each(value: Any, rank: int) -> tuple[int, ...]:

@@ -146,6 +146,7 @@ class TFOpLambda(keras.layers.Layer):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call what computes the same."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("name", "training")}
+        args = (kwargs.pop("x"), *args) if "x" in kwargs else args  # 1 - y
         return _FUNCTIONS[self.function](*args, **kwargs)
 
 
@@ -161,6 +162,11 @@ def _depth_to_space(x: Any, block_size: int, data_format: str = "NHWC") -> Any:
 def _pad(x: Any, paddings: Any, mode: str = "CONSTANT", constant_values: float = 0) -> Any:
     values = constant_values if mode == "CONSTANT" else None
     return ops.pad(x, paddings, mode.lower(), values)
+
+
+def _two(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """A function of two values, by the names that TensorFlow gives them."""
+    return lambda x, y: function(x, y)
 
 
 def _cut(x: Any, slice_spec: Any) -> Any:
@@ -183,14 +189,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "math.tanh": ops.tanh,
     "math.sigmoid": ops.sigmoid,
     "math.softplus": ops.softplus,
-    "math.add": ops.add,
-    "__operators__.add": ops.add,
-    "math.subtract": ops.subtract,
-    "math.multiply": ops.multiply,
-    "math.truediv": ops.divide,
-    "math.divide": ops.divide,
-    "math.maximum": ops.maximum,
-    "math.minimum": ops.minimum,
+    "math.add": _two(ops.add),
+    "__operators__.add": _two(ops.add),
+    "math.subtract": _two(ops.subtract),
+    "math.multiply": _two(ops.multiply),
+    "math.truediv": _two(ops.divide),
+    "math.divide": _two(ops.divide),
+    "math.maximum": _two(ops.maximum),
+    "math.minimum": _two(ops.minimum),
     "math.negative": ops.negative,
     "math.abs": ops.abs,
     "math.square": ops.square,
