@@ -185,11 +185,27 @@ def test_mistakes_with_paths(tmp_path: Path) -> None:
         load(3)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.h5", "Keras"), ("a.TFLITE", "TensorFlow Lite")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.mlmodel", "Core ML"), ("a.TFLITE", "TensorFlow Lite")]
+)
 def test_formats_that_are_not_read_yet(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(LeanganError, match=f"is a {kind} model, which this version does not read"):
         load(tmp_path / name)
+
+
+def test_a_saved_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"something")
+    for path in (tmp_path, tmp_path / "saved_model.pb"):
+        with pytest.raises(LeanganError, match=r"SavedModel.*pip install tf_keras"):
+            load(path)
+
+
+def test_code_is_for_keras(tmp_path: Path) -> None:
+    (tmp_path / "layers.py").touch()
+    torch.save({"a.weight": torch.randn(5, 5)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="--code is for models of Keras"):
+        load(tmp_path / "w.pth", code=tmp_path / "layers.py")
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.6, 0.97])
