@@ -11,7 +11,7 @@ from leangan.cli import options
 from leangan.cli.output import answer
 from leangan.cli.progress import progress
 from leangan.cli.settings import SETTINGS
-from leangan.errors import BackendMissing, QualityNotReached, UsageError
+from leangan.errors import QualityNotReached, UsageError
 
 EPILOG = """\b
 Examples:
@@ -158,17 +158,13 @@ def _plan(
 ) -> dict[str, Any]:
     """What would be done, found out by opening the model and the data but measuring nothing."""
     from leangan import runtimes, tasks
+    from leangan.search.compare import runtime_names
     from leangan.search.data import data_path
 
     generator = loading.load(model)
     task = tasks.infer(generator)
     samples = task.data(generator, data_path(data), limit=limit or _MOST_SAMPLES, seed=seed)
-    default = [r for r in runtimes.available() if r.by_default]
-    usable = default if on is None else [runtimes.get(name) for name in on]
-    for name in on or ():
-        missing = runtimes.get(name).missing()
-        if missing:
-            raise BackendMissing(f"{name} is not installed; type: {missing}")
+    usable = [runtimes.get(name) for name in runtime_names(on)]
     return {
         "model": model,
         "task": task.name,

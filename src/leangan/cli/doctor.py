@@ -54,6 +54,9 @@ def _runtimes() -> dict[str, dict[str, Any]]:
             "float": list(runtime.precisions(quantized=False)),
             "quantized": list(runtime.precisions(quantized=True)),
         }
+        if not runtime.runs_here:
+            found[runtime.name] = {**facts, "ok": True, "elsewhere": True}
+            continue
         try:
             difference = _try(runtime)
             facts |= {"ok": difference < 1e-3, "largest_difference": difference}
@@ -67,11 +70,12 @@ def _try(runtime: Any) -> float:
     """Largest difference of a tiny model to PyTorch, in the runtime's plainest precision."""
     import torch
 
-    from leangan import sources
+    from leangan import runtimes, sources
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Tanh()).eval()
     generator = sources.load(module, example_inputs=torch.zeros(1, 3, 16, 16))
+    generator = runtimes.fitting(generator, runtime)
     inputs = generator.example()
     with tempfile.TemporaryDirectory() as folder:
         precision = runtime.precisions(quantized=False)[0]
@@ -107,6 +111,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: not here; type: {found['install']}")
             continue
         runs = ", ".join([*found["float"], *found["quantized"]])
+        if "elsewhere" in found:
+            lines.append(f"{name}: writes files that run on another system; {runs}")
+            continue
         said = "works" if found["ok"] else f"FAILS: {found.get('error', 'wrong output')}"
         lines.append(f"{name}: {said}; runs {runs}")
     lines.append(

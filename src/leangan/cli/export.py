@@ -27,7 +27,7 @@ def command(
             "--to",
             metavar="RUNTIME",
             show_default=False,
-            help="openvino, onnxruntime, torch or torch-inductor.",
+            help="openvino, onnxruntime, executorch, ncnn, coreml, torch or torch-inductor.",
         ),
     ],
     out: Annotated[
@@ -56,6 +56,9 @@ def command(
         proof = [
             f"{a.size}: largest difference {a.largest_difference:.1e} of the range"
             for a in agreements
+        ] or [
+            f"Not run: files of {names[0]} do not run on this system. Nothing proves yet that "
+            "this one computes the same; compare it with the model where it runs."
         ]
         facts = {**artifact.to_json(), "agreement": [asdict(a) for a in agreements]}
         say(facts, *(str(file) for file in artifact.files), *proof)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from leangan.errors import UsageError
 from leangan.runtimes.base import Artifact, Runtime, Session
+from leangan.runtimes.coreml_ import CoreML
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.hls4ml_ import Hls4ml
 from leangan.runtimes.litert_ import LiteRT
@@ -28,6 +29,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     LiteRT(),
     ExecuTorch(),
     Ncnn(),
+    CoreML(),
     Hls4ml(),
 )
 

@@ -23,7 +23,8 @@ class Artifact:
     precision: str
     """What the runtime computes in: "fp32", "bf16", "int8" (rest float32), "int8+bf16"."""
     files: tuple[Path, ...]
-    """The main file first; the others must stay beside it."""
+    """The main file first; the others must stay beside it. A form that is a folder is named as
+    one (.mlpackage)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON values that `open` needs besides the files."""
 
@@ -81,6 +82,9 @@ class Runtime(Protocol):
     by_default: bool
     """Whether it is tried where the user names no runtime: those of other machines, and those
     that compile for minutes, are not."""
+    runs_here: bool
+    """Whether its files can be opened on this system. Where not, they can be written by an export,
+    which says that they were not run, and by nothing that proves or times them."""
 
     def missing(self) -> str | None:
         """None when it can be used here, else the pip command that brings it."""

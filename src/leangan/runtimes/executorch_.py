@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class ExecuTorch:
     # A file plans its memory for the sizes it was made with: smaller ones run, larger ones not.
     free_sizes = False
     by_default = False
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when ExecuTorch is installed, else how to get it."""
@@ -124,7 +126,7 @@ def _lower(generator: Generator) -> Any:
 
 
 @contextlib.contextmanager
-def _as_sentence(name: str) -> Any:
+def _as_sentence(name: str) -> Iterator[None]:
     """Say what ExecuTorch cannot write in one line, and nothing else that it says."""
     from leangan.graph.capture import quiet
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,9 +37,9 @@ def measured_ranges(generator: Generator) -> Generator:
     becomes
     x -> range -> quantize -> dequantize -> layer(dequantize(weight))
 
-    1-D convolutions become 2-D ones of height 1. Layers that XNNPACK has no such form of (depthwise,
-    transposed with groups, weights alone in 8 bits, groups within a channel) get their weights as
-    floats and their input unrounded.
+    1-D convolutions become 2-D ones of height 1. Layers that XNNPACK has no such form of
+    (depthwise, transposed with groups, weights alone in 8 bits, groups within a channel) get their
+    weights as floats and their input unrounded.
 
     Args:
         generator: quantized, without free sizes.
@@ -68,13 +69,18 @@ def measured_ranges(generator: Generator) -> Generator:
     return recapture(generator, module, Step("measured_ranges"))
 
 
+@dataclass(frozen=True)
 class _Weight:
-    """A weight that is dequantized: its codes, and the scale of each output channel."""
+    """A weight that is dequantized."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, values: Tensor, axis: int, plain: bool):
-        self.codes, self.scales, self.values, self.axis = codes, scales, values, axis
-        self.plain = plain
-        """Whether the codes are in 8 bits around zero with one scale for each output channel."""
+    codes: Tensor
+    scales: Tensor
+    """One for each output channel, where it is plain."""
+    values: Tensor
+    axis: int
+    """Of the output channels."""
+    plain: bool
+    """Whether the codes are in 8 bits around zero with one scale for each output channel."""
 
     @classmethod
     def read(cls, module: GraphModule, node: Node) -> _Weight | None:

@@ -33,6 +33,7 @@ class Ncnn:
     name = "ncnn"
     free_sizes = True
     by_default = False
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when ncnn and pnnx are installed, else how to get them."""
@@ -176,7 +177,7 @@ def _refuse_unknown(name: str, param: str) -> None:
 
 
 def _check(param: Path) -> None:
-    """Ncnn itself crashes on a .param that was cut short."""
+    """Refuse a .param that was cut short, on which ncnn itself crashes."""
     lines = param.read_text(encoding="utf-8", errors="replace").splitlines()
     counts = lines[1].split() if len(lines) > 1 else []
     if not lines or lines[0].strip() != _MAGIC or len(counts) != 2 or not counts[0].isdecimal():

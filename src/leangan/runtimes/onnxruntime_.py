@@ -33,6 +33,7 @@ class ONNXRuntime:
     name = "onnxruntime"
     free_sizes = True
     by_default = True
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when ONNX Runtime is installed, else how to get it."""

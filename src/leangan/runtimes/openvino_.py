@@ -44,6 +44,7 @@ class OpenVINO:
     name = "openvino"
     free_sizes = True
     by_default = True
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when OpenVINO is installed, else how to get it."""

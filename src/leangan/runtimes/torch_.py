@@ -28,6 +28,7 @@ class Torch:
     name = "torch"
     free_sizes = True
     by_default = True
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when PyTorch is installed, else how to get it."""

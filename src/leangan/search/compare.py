@@ -147,11 +147,15 @@ def bench(
     )
 
 
-def runtime_names(wanted: Sequence[str] | None) -> list[str]:
+def runtime_names(wanted: Sequence[str] | None, *, to_run: bool = True) -> list[str]:
     """The runtimes to use: all installed ones that are tried by default.
 
+    Args:
+        wanted: names, None for those.
+        to_run: whether what they write will be run; without it, writing is enough.
+
     Raises:
-        UsageError: there is no such runtime.
+        UsageError: there is no such runtime, or its files do not run on this system.
         BackendMissing: it is not installed; the pip command is named.
     """
     if wanted is None:
@@ -160,6 +164,11 @@ def runtime_names(wanted: Sequence[str] | None) -> list[str]:
         missing = runtimes.get(name).missing()
         if missing:
             raise BackendMissing(f"{name} is not installed; type: {missing}")
+        if to_run and not runtimes.get(name).runs_here:
+            raise UsageError(
+                f"The files of {name} do not run on this system, so nothing can be measured of "
+                f"them here. Write one with leangan export --to {name}."
+            )
     return list(dict.fromkeys(wanted))
 
 
@@ -207,7 +216,7 @@ def _deployed(folder: Path, path: Path | None) -> Model:
     runtime, precision, file = (kept[0][k] for k in ("runtime", "precision", "file"))
     runtime_names([runtime])
     files = sorted((folder / file).parent.iterdir(), key=lambda f: f.name != Path(file).name)
-    if not (folder / file).is_file():
+    if not (folder / file).exists():
         raise LeanganError(f"{folder / file} is missing, though the report lists it.")
     artifact = Artifact(runtime, precision, tuple(files))
     return Model(folder.name, open_archive(folder / "generator.pt2"), artifact)

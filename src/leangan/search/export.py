@@ -26,6 +26,8 @@ def export(
 ) -> tuple[Artifact, Sequence[Agreement]]:
     """Write a generator in the form that `runtime` takes, and run it at three sizes.
 
+    Where the runtime's files do not run on this system, they are written and not run.
+
     Args:
         generator: float or quantized.
         out: the folder for the files.
@@ -35,15 +37,15 @@ def export(
         threads: CPU threads of the trial runs; all cores when left out.
 
     Returns:
-        The artifact in `out`, and how it compares with the generator at each size. Nothing is
-        written when it does not.
+        The artifact in `out`, and how it compares with the generator at each size: nothing is
+        written when it does not, and at no size where it could not be run.
 
     Raises:
         BackendMissing: the runtime is not installed.
         UsageError: this machine's CPU does not run that precision.
         LeanganError: the file does not compute the same; the size is named.
     """
-    (name,) = runtime_names([runtime])
+    (name,) = runtime_names([runtime], to_run=False)
     backend = runtimes.get(name)
     generator = runtimes.fitting(generator, backend)
     quantized = generator.quantized
@@ -58,7 +60,9 @@ def export(
     out = Path(out)
     with atomic_folder(out) as folder:
         built = backend.build(generator, folder, wanted)
-        with Worker(built, threads or os.cpu_count() or 1) as worker:
-            found = agree(generator, built, worker)
+        found: list[Agreement] = []
+        if backend.runs_here:
+            with Worker(built, threads or os.cpu_count() or 1) as worker:
+                found = agree(generator, built, worker)
     files = tuple(out / file.relative_to(folder) for file in built.files)
     return Artifact(name, wanted, files, built.settings), found

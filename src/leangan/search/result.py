@@ -96,7 +96,8 @@ def write_result(
             place = folder / "model"
             place.mkdir()
             for file in written.artifact.files:
-                shutil.copy2(file, place / file.name)
+                copy = shutil.copytree if file.is_dir() else shutil.copy2
+                copy(file, place / file.name)
             best["file"] = f"model/{written.artifact.path.name}"
             written.generator.save(folder / "generator.pt2")
             recipes.write(recipe(written), folder / "recipe.yaml")
