@@ -45,15 +45,15 @@ class Hls4ml:
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write the project: sources, weights, scripts, and a README that says what to do next.
 
-        Transposed convolutions of float generators become plain ones and a shuffle. The settings
-        of the artifact tell, as "counted", the multipliers and the memory that the design needs.
+        Transposed convolutions with float weights become plain ones and a shuffle. The settings of
+        the artifact tell, as "counted", the multipliers and the memory that the design needs.
 
         Raises:
             LeanganError: names the layer that hls4ml has no form for.
         """
         from leangan.graph.phases import latent_as_linear
         from leangan.graph.transposed import transposed_as_shuffle
-        from leangan.runtimes.fixed_read import read_fixed
+        from leangan.runtimes.fixed.read import read_fixed
         from leangan.runtimes.hls4ml_readme import readme
 
         if precision not in self.precisions(quantized=generator.quantized):
@@ -62,16 +62,11 @@ class Hls4ml:
                 f"{'a quantized' if generator.quantized else 'a float'} generator; choose "
                 f"{self.precisions(quantized=generator.quantized)[0]}."
             )
-        if not generator.quantized:
-            generator = transposed_as_shuffle(latent_as_linear(generator))
-        network = read_fixed(generator)
-        settings = {
-            "input": list(network[0].shape),
-            "output": list(network[-1].shape),
-            "counted": counted(network),
-        }
-        notes = readme(generator, network, settings["counted"])
-        return Artifact(self.name, precision, write_project(network, folder, notes), settings)
+        network = read_fixed(transposed_as_shuffle(latent_as_linear(generator)))
+        needs = counted(network)
+        files = write_project(network, folder, readme(generator, network, needs))
+        shapes = {"input": list(network[0].shape), "output": list(network[-1].shape)}
+        return Artifact(self.name, precision, files, {**shapes, "counted": needs})
 
     def open(self, artifact: Artifact, threads: int) -> Hls4mlSession:
         """Compile the C simulation, for about a quarter of a minute."""

@@ -1,4 +1,4 @@
-"""A network of fixed-point operations as an hls4ml project: C++ sources for high-level synthesis."""
+"""Fixed-point operations as an hls4ml project: C++ sources for high-level synthesis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from leangan.files import atomic_folder
-from leangan.runtimes.fixed_point import (
+from leangan.runtimes.fixed.network import (
     Cast,
     Framed,
     Input,
@@ -118,7 +118,7 @@ def _layer(operation: Operation, inputs: list[Operation]) -> Layer:
             return {
                 "class_name": "LeakyReLU",
                 "activation": "leakyrelu",
-                "activ_param": float(slope.values),
+                "activ_param": float(slope.values.item()),
             }
         case Cast():
             return {"class_name": "Activation", "activation": "linear"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leangan.generator import Generator
-from leangan.runtimes.fixed_point import Operation
+from leangan.runtimes.fixed.network import Operation
 
 _TEXT = """\
 # {name} for an FPGA
@@ -19,7 +19,8 @@ C++ sources for high-level synthesis with AMD's Vitis HLS, made by leangan with 
 2. In `build_opt.tcl`, choose the steps: `csim` and `synth` first; `cosim` takes long for large
    networks, `export` packs the result as an IP core, `vsynth` runs logic synthesis after it.
 3. Run, in this folder, `vitis-run --mode hls --tcl build_prj.tcl`.
-4. `hls4ml report -p .` prints the latency and the resources that the tool found.
+4. `python -c "from hls4ml.report import read_vivado_report as r; r('.')"` prints the latency and
+   the resources that the tool found.
 
 `firmware/` holds the design: the top function `generator` in `generator.cpp`, layer sizes and
 reuse factors in `parameters.h`, types in `defines.h`, numbers in `weights/`.

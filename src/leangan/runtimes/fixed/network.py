@@ -191,7 +191,7 @@ class Rectified(Operation):
         if self.slope is None:
             return Value(np.maximum(x.codes, 0), x.fraction)
         more = self.slope.format.fraction
-        below = x.codes * int(self.slope.codes)
+        below = x.codes * self.slope.codes.item()
         return Value(np.where(x.codes > 0, x.codes << more, below), x.fraction + more)
 
 

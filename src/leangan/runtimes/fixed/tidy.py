@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from leangan.runtimes.fixed_point import (
+from leangan.runtimes.fixed.network import (
     Cast,
     Operation,
     Rectified,
@@ -24,7 +24,7 @@ def needed(operations: Mapping[str, Operation], last: str) -> list[Operation]:
     """In the order of computation, what `last` depends on."""
     names = {last}
     kept = []
-    for operation in reversed(operations.values()):
+    for operation in reversed(list(operations.values())):
         if operation.name in names:
             names.update(operation.inputs)
             kept.append(operation)

@@ -1,0 +1,1 @@
+"""A generator in fixed point: formats, the network as numpy computes it, and how it is read."""
