@@ -31,6 +31,7 @@ class Hls4ml:
     name = "hls4ml"
     free_sizes = False
     by_default = False
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when hls4ml and a C++ compiler are there, else how to get them."""

@@ -32,6 +32,7 @@ class LiteRT:
     name = "litert"
     free_sizes = False
     by_default = False
+    runs_here = True
 
     def missing(self) -> str | None:
         """None when both the converter and the interpreter are installed, else how to get them."""
