@@ -235,7 +235,7 @@ def counted(network: Sequence[Operation]) -> dict[str, Any]:
         JSON values: "multipliers", "weight_bits" (weights, biases, scales) and "table_bits"
         (each table once) in all, and "layers" with those of each.
     """
-    layers = []
+    layers: list[dict[str, Any]] = []
     for operation in network:
         stored: list[Stored] = []
         used = 0
