@@ -123,6 +123,36 @@ class Moments:
         return self._gram / max(self.count, 1) - torch.outer(mean, mean)
 
 
+class Reach:
+    """How far each channel of a value goes, over all samples, and how far it usually does.
+
+    Args:
+        axis: of the channels; all others are positions.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._count = 0
+        self._variance = torch.zeros(())
+        self.low = torch.tensor(torch.inf)
+        """float32 (channels,): the smallest value."""
+        self.high = torch.tensor(-torch.inf)
+        """float32 (channels,): the largest value."""
+
+    def see(self, value: Tensor) -> None:
+        """Add one value."""
+        rows = value.detach().movedim(self._axis, 0).flatten(1)
+        self.low = torch.minimum(self.low, rows.amin(1))
+        self.high = torch.maximum(self.high, rows.amax(1))
+        self._variance = self._variance + rows.var(1, correction=0)
+        self._count += 1
+
+    @property
+    def deviation(self) -> Tensor:
+        """float32 (channels,): the standard deviation within a value, in the mean over all."""
+        return (self._variance / max(self._count, 1)).sqrt()
+
+
 class GradientMoments:
     """The sum over positions of the outer products of the gradients, as a mean over samples."""
 

@@ -20,11 +20,17 @@ def plain_transposed(generator: Generator) -> Generator:
 
     conv_transpose(k, output_padding p)  becomes  conv_transpose(k + p), zeros at the kernel's end
     conv_transpose(k, stride 1)          becomes  conv(k), the kernel turned round
+    conv_transpose(k, padding p)         becomes  conv_transpose(k), then p cut off each side,
+                                                  unless its output is stride times its input
     """
     return rewrite(
         generator,
         "plain-transposed",
-        {"output paddings": replace_output_padding, "strides of 1": replace_unstrided},
+        {
+            "output paddings": replace_output_padding,
+            "strides of 1": replace_unstrided,
+            "uneven paddings": replace_padding,
+        },
     )
 
 
@@ -32,7 +38,7 @@ def replace_output_padding(module: GraphModule) -> int:
     """Replace them in place; returns how many.
 
     Each further row or column of a kernel adds one to the output, and its zeros add nothing. A
-    kernel whose code 0 is not the number 0 stays as it is.
+    kernel whose code 0 is not the number 0 stays as it is, and so does a dilated one.
     """
     count = 0
     for node in list(module.graph.nodes):
@@ -41,7 +47,7 @@ def replace_output_padding(module: GraphModule) -> int:
             continue
         stored = codes_behind(conv.weight)
         kernel = tensor_of(module, stored)
-        if kernel is None or not _zero_is_zero(module, conv.weight):
+        if kernel is None or not _zero_is_zero(module, conv.weight) or set(conv.dilation) != {1}:
             continue
         sides = [side for more in reversed(conv.output_padding) for side in (0, more)]
         reader = next(iter(stored.users))
@@ -87,6 +93,35 @@ def replace_unstrided(module: GraphModule) -> int:
         plain.meta = dict(node.meta)
         node.replace_all_uses_with(plain)
         module.graph.erase_node(node)
+        count += 1
+    return count
+
+
+def replace_padding(module: GraphModule) -> int:
+    """Replace in place those that are neither 0 nor "same" on all axes; returns how many."""
+    count = 0
+    for node in list(module.graph.nodes):
+        conv = read_convolution(node)
+        if conv is None or not conv.transposed or not any(conv.padding or ()):
+            continue
+        assert conv.padding is not None
+        kernel = tensor_of(module, codes_behind(conv.weight))
+        if kernel is None:
+            continue
+        spans = [d * (k - 1) + 1 for d, k in zip(conv.dilation, kernel.shape[2:], strict=True)]
+        parts = zip(spans, conv.stride, conv.padding, conv.output_padding, strict=True)
+        if all(span - stride == 2 * p and more == 0 for span, stride, p, more in parts):
+            continue
+        place = [a.name for a in node.target._schema.arguments].index("padding")
+        node.update_arg(place, [0] * conv.axes)
+        whole, readers = node, list(node.users)
+        with module.graph.inserting_before(node.next):
+            for axis, p in enumerate(conv.padding):
+                if p:
+                    args = (whole, 2 + axis, p, -p)
+                    whole = module.graph.call_function(aten.slice.Tensor, args)
+        for reader in readers:
+            reader.replace_input_with(node, whole)
         count += 1
     return count
 

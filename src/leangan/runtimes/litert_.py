@@ -72,11 +72,12 @@ def to_tflite(generator: Generator) -> bytes:
     Raises:
         LeanganError: the converter has no form for one of its operators.
     """
+    from leangan.graph.conv1d import conv1d_as_2d
     from leangan.graph.plain_transposed import plain_transposed
     from leangan.graph.spelled_norms import spell_norms
     from leangan.runtimes.litert_integer import complete
 
-    plain = plain_transposed(generator)
+    plain = plain_transposed(conv1d_as_2d(generator))
     quantized = plain.quantized
     plain = complete(plain) if quantized else spell_norms(plain)
     inputs, outputs = port_names(generator)

@@ -11,14 +11,15 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
+from leangan.graph.observe import Reach
 from leangan.graph.replay import first_tensor
 from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import (
     Calibration,
     LayerCode,
+    channel_axis,
     channel_shape,
     rounded,
-    widened,
 )
 from leangan.techniques.placement import Pool, keeps_channels, pools, quantizable
 from leangan.techniques.range_options import layer_options, reaching
@@ -161,17 +162,16 @@ class _Watch(Interpreter):
         layers: Iterable[Node],
     ) -> None:
         super().__init__(module)
-        self.reach: dict[Node, tuple[Tensor, Tensor]] = {}
-        self._layers = frozenset(layers)
+        self.reach = {node: Reach(channel_axis(node)) for node in layers}
         self.only_reach = False
         self._pools = {value: (pool, obs) for pool, obs in observers for value in pool.values}
         self._held: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> object:
         value = super().run_node(n)
-        if n in self._layers:
+        if n in self.reach:
             assert isinstance(value, Tensor)
-            self.reach[n] = widened(self.reach.get(n), value, n)
+            self.reach[n].see(value)
         if n in self._pools:
             assert isinstance(value, Tensor)
             self._held[n] = value

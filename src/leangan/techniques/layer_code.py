@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from leangan.graph.observe import Reach
 from leangan.techniques.grid import Grid
 from leangan.techniques.placement import TRANSPOSED, groups_of
 from leangan.techniques.scheme import Scheme
@@ -40,9 +41,8 @@ class LayerCode:
     `Scheme.range`; "float" where the input is not rounded."""
     codes: Tensor | None = None
     """Whole numbers as float, shaped as the weight, where rounding was fitted; else the nearest."""
-    reach: tuple[Tensor, Tensor] | None = None
-    """float32 [out channels] each: the smallest and the largest value that each channel of the
-    float layer was seen to put out, for runtimes that round what a layer puts out as well."""
+    reach: Reach | None = None
+    """Of what the float layer puts out, for runtimes that round that as well."""
     noise: float = 0.0
     """Mean squared error of the generator's (first) output when only this layer is quantized."""
 
@@ -89,22 +89,16 @@ def rounded(layer: LayerCode) -> Callable[[Node, tuple[object, ...]], Tensor]:
     return compute
 
 
+def channel_axis(node: Node) -> int:
+    """Of the channels in a layer's input or result."""
+    return -1 if node.target is torch.ops.aten.linear.default else 1
+
+
 def channel_shape(node: Node, value: Tensor) -> list[int]:
     """The shape that one number per channel takes beside a layer's input or result."""
     shape = [1] * value.dim()
-    shape[-1 if node.target is torch.ops.aten.linear.default else 1] = -1
+    shape[channel_axis(node)] = -1
     return shape
-
-
-def widened(
-    reach: tuple[Tensor, Tensor] | None, value: Tensor, node: Node
-) -> tuple[Tensor, Tensor]:
-    """`reach` of a layer, now with one more of the values that it put out."""
-    axes = [axis for axis, size in enumerate(channel_shape(node, value)) if size == 1]
-    low, high = value.amin(axes), value.amax(axes)
-    if reach is None:
-        return low, high
-    return torch.minimum(reach[0], low), torch.maximum(reach[1], high)
 
 
 def over_inputs(values: Tensor, weight: Tensor, *, transposed: bool, groups: int) -> Tensor:

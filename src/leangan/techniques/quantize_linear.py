@@ -33,6 +33,7 @@ from torch.fx import GraphModule, Node
 
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
+from leangan.graph.observe import Reach
 from leangan.graph.rewrite import new_tensor_node, recapture, tensor_of, tidy
 from leangan.techniques.calibrate import calibrate
 from leangan.techniques.layer_code import Calibration, LayerCode, channel_shape
@@ -105,9 +106,10 @@ def check_names(generator: Generator, names: Collection[str], known: Collection[
         )
 
 
-def _short(reach: tuple[Tensor, Tensor]) -> list[list[float]]:
+def _short(reach: Reach) -> dict[str, list[float]]:
     """To three digits, which is finer than a step of 8 bits."""
-    return [[float(f"{value:.3g}") for value in bound.tolist()] for bound in reach]
+    numbers = {"low": reach.low, "high": reach.high, "deviation": reach.deviation}
+    return {key: [float(f"{v:.3g}") for v in vector.tolist()] for key, vector in numbers.items()}
 
 
 def _settings(calibration: Calibration, wanted: Mapping[str, Node]) -> dict[str, object]:
