@@ -23,8 +23,8 @@ class Artifact:
     precision: str
     """What the runtime computes in: "fp32", "bf16", "int8" (rest float32), "int8+bf16"."""
     files: tuple[Path, ...]
-    """The main file first; the others must stay beside it. A form that is a folder is named as
-    one (.mlpackage)."""
+    """The main file first; the others must stay beside it, or in folders beside it. A form that is
+    a folder is named as one (.mlpackage)."""
     settings: dict[str, Any] = field(default_factory=dict)
     """JSON values that `open` needs besides the files."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from leangan.runtimes.hls4ml_project import NAME, counted, write_project
 if TYPE_CHECKING:
     from leangan.generator import Generator
 
-_PRECISIONS = ("fixed16", "fixed8")
+_WEIGHTS = Path("firmware") / "weights"
 
 
 class Hls4ml:
@@ -46,14 +47,12 @@ class Hls4ml:
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write the project: sources, weights, scripts, and a README that says what to do next.
 
-        Transposed convolutions with float weights become plain ones and a shuffle. The settings of
-        the artifact tell, as "counted", the multipliers and the memory that the design needs.
+        The settings of the artifact tell, as "counted", the multipliers and the memory that the
+        design needs.
 
         Raises:
             LeanganError: names the layer that hls4ml has no form for.
         """
-        from leangan.graph.phases import latent_as_linear
-        from leangan.graph.transposed import transposed_as_shuffle
         from leangan.runtimes.fixed.read import read_fixed
         from leangan.runtimes.hls4ml_readme import readme
 
@@ -63,11 +62,14 @@ class Hls4ml:
                 f"{'a quantized' if generator.quantized else 'a float'} generator; choose "
                 f"{self.precisions(quantized=generator.quantized)[0]}."
             )
-        network = read_fixed(transposed_as_shuffle(latent_as_linear(generator)))
+        network = read_fixed(generator)
         needs = counted(network)
-        files = write_project(network, folder, readme(generator, network, needs))
+        trials = np.concatenate([_maps(generator.example(seed=s)[0].numpy()) for s in range(2)])
+        notes = readme(generator, network, needs)
+        files = write_project(network, folder, notes, trials)
         shapes = {"input": list(network[0].shape), "output": list(network[-1].shape)}
-        return Artifact(self.name, precision, files, {**shapes, "counted": needs})
+        settings = {**shapes, "weights": _digest(folder), "counted": needs}
+        return Artifact(self.name, precision, files, settings)
 
     def open(self, artifact: Artifact, threads: int) -> Hls4mlSession:
         """Compile the C simulation, for about a quarter of a minute."""
@@ -80,24 +82,28 @@ class Hls4mlSession:
     def __init__(self, artifact: Artifact) -> None:
         self._input: list[int] = artifact.settings["input"]
         self._output: list[int] = artifact.settings["output"]
-        self._function = _compile(artifact.path.parent)
+        project = artifact.path.parent
+        # The simulation would go on with zeros.
+        if _digest(project) != artifact.settings["weights"]:
+            raise LeanganError(
+                f"The weights in {project / _WEIGHTS} are not those that were written; write them "
+                "again with leangan export."
+            )
+        self._function = _compile(project)
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         """Run once, see `Session.run`."""
         (x,) = inputs
-        made = [self._one(sample) for sample in x]
-        return [np.stack(made)]
-
-    def _one(self, sample: np.ndarray) -> np.ndarray:
-        maps = np.moveaxis(sample, 0, -1) if sample.ndim == 3 else sample
-        given = np.ascontiguousarray(maps, dtype=np.float32)
-        if list(given.shape) != self._input:
+        given = np.ascontiguousarray(_maps(x), dtype=np.float32)
+        if list(given.shape[1:]) != self._input:
             raise LeanganError(
-                f"The design takes one size, {self._input} channels last; {list(given.shape)} came."
+                f"The design takes {self._input}, channels last, and no other size; "
+                f"{list(given.shape[1:])} came."
             )
-        result = np.zeros(self._output, np.float32)
-        self._function(given, result)
-        return np.moveaxis(result, -1, 0) if result.ndim == 3 else result
+        results = np.zeros((len(given), *self._output), np.float32)
+        for sample, result in zip(given, results, strict=True):
+            self._function(sample, result)
+        return [np.moveaxis(results, -1, 1) if results.ndim == 4 else results]
 
     def int8_share(self) -> float | None:
         """None: widths of an FPGA are any number of bits."""
@@ -108,6 +114,19 @@ class Hls4mlSession:
         return {}
 
 
+def _digest(project: Path) -> str:
+    """SHA-256 of the numbers that the simulation reads."""
+    digest = hashlib.sha256()
+    for path in sorted((project / _WEIGHTS).glob("*.txt")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _maps(x: np.ndarray) -> np.ndarray:
+    """A batch with the channels last."""
+    return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+
+
 def _compiler() -> str | None:
     return next((c for c in ("g++", "clang++") if shutil.which(c)), None)
 
@@ -115,16 +134,15 @@ def _compiler() -> str | None:
 def _compile(project: Path) -> Any:
     """The top function of a project, taking and giving float arrays."""
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / f"{NAME}.so"
-        weights = project.resolve() / "firmware" / "weights"
+        library, both = Path(folder) / f"{NAME}.so", Path(folder) / "both.cpp"
+        # Reading the headers takes longest, so all sources are one.
+        both.write_text(f'#include "firmware/{NAME}.cpp"\n#include "{NAME}_bridge.cpp"\n')
         command = [
             _compiler() or "g++",
             *("-O1", "-std=c++17", "-fPIC", "-shared", "-w"),
-            "-Ifirmware/ap_types",
-            f'-DWEIGHTS_DIR="{weights}"',
-            f"firmware/{NAME}.cpp",
-            f"{NAME}_bridge.cpp",
-            *("-o", str(library)),
+            *("-I.", "-Ifirmware/ap_types"),
+            f'-DWEIGHTS_DIR="{project.resolve() / _WEIGHTS}"',
+            *(str(both), "-o", str(library)),
         ]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
         if done.returncode:

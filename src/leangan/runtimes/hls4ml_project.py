@@ -27,6 +27,7 @@ from leangan.runtimes.fixed.network import (
     Table,
     Transposed,
     Weighted,
+    compute,
 )
 
 NAME = "generator"
@@ -39,17 +40,21 @@ MULTIPLIERS = 1024
 Layer = dict[str, Any]
 
 
-def write_project(network: Sequence[Operation], folder: Path, notes: str) -> tuple[Path, ...]:
-    """Write the sources, the weights, the scripts and a README.
+def write_project(
+    network: Sequence[Operation], folder: Path, notes: str, trials: np.ndarray
+) -> tuple[Path, ...]:
+    """Write the sources, the weights, the scripts, a test bench with its data, and a README.
 
     Args:
         network: the first operation the input, the last the output.
         folder: for the files.
         notes: the text of README.md.
+        trials: [samples, *shape of the input], what the test bench puts in.
 
     Returns:
         All files; first the script that synthesizes them.
     """
+    results = compute(network, trials)
     # The vector that leaves the design has the order of the map.
     while isinstance(network[-1], Reshaped):
         network = network[:-1]
@@ -66,6 +71,9 @@ def write_project(network: Sequence[Operation], folder: Path, notes: str) -> tup
     config = {operation.name: _config(operation) for operation in network}
     with atomic_folder(folder) as made:
         _generate(layers, config, made, stream=any(len(o.shape) > 1 for o in network))
+        for name, values in (("input_features", trials), ("output_predictions", results)):
+            rows = values.reshape(len(trials), -1)
+            np.savetxt(made / "tb_data" / f"tb_{name}.dat", rows, fmt="%.9g")
         (made / "README.md").write_text(notes, encoding="utf-8")
         names = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     names.sort(key=lambda name: name != Path(MAIN))
@@ -260,8 +268,5 @@ def counted(network: Sequence[Operation]) -> dict[str, Any]:
                 "table_bits": bits if isinstance(operation, Table) else 0,
             }
         )
-    totals = {
-        key: sum(layer[key] for layer in layers)
-        for key in ("multipliers", "weight_bits", "table_bits")
-    }
-    return {**totals, "layers": layers}
+    keys = ("multipliers", "weight_bits", "table_bits")
+    return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}

@@ -23,7 +23,9 @@ C++ sources for high-level synthesis with AMD's Vitis HLS, made by leangan with 
    the resources that the tool found.
 
 `firmware/` holds the design: the top function `generator` in `generator.cpp`, layer sizes and
-reuse factors in `parameters.h`, types in `defines.h`, numbers in `weights/`.
+reuse factors in `parameters.h`, types in `defines.h`, numbers in `weights/`. `tb_data/` holds two
+random samples and what must come out for them, to the last bit: `csim` prints both, and writes what
+it computes to `tb_data/csim_results.log`.
 
 ## What goes in and out
 
@@ -32,17 +34,18 @@ Output: {output}
 
 ## What it needs, counted and not synthesized
 
-{multipliers:,} multipliers, {weights:,} KiB of weights, {tables:,} KiB of tables (each held once;
-a table that is read in several places at a time is copied by the tool). Logic, registers, buffers
-and time are for the tool to say.
+{multipliers:,} multipliers, {weights:,} KiB of weights, {tables:,} KiB of tables, each held once;
+one that is read in several places at a time is copied by the tool. Logic, registers, buffers and
+time are for the tool to say.
 
 | layer | result | multipliers | each used | weights, KiB |
 | --- | --- | ---: | ---: | ---: |
 {rows}
 
 A multiplier of few bits may become logic in place of a DSP block, one of many takes two. To trade
-speed for size, change `reuse_factor` of a layer in `firmware/parameters.h`: a divisor of its
-`n_in`, or `n_in` times a divisor of its `n_out`.
+speed for size, change `reuse_factor` of a layer in `firmware/parameters.h` (a convolution has it
+twice) to another divisor of the number of products that one of its outputs sums up; where it is
+larger than that number, to another multiple of it. `csim` stops at one that does not fit.
 """
 
 

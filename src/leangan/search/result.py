@@ -94,10 +94,11 @@ def write_result(
     with atomic_folder(out) as folder:
         if written is not None and written.artifact is not None and best is not None:
             place = folder / "model"
-            place.mkdir()
             for file in written.artifact.files:
+                at = place / file.relative_to(written.artifact.path.parent)
+                at.parent.mkdir(parents=True, exist_ok=True)
                 copy = shutil.copytree if file.is_dir() else shutil.copy2
-                copy(file, place / file.name)
+                copy(file, at)
             best["file"] = f"model/{written.artifact.path.name}"
             written.generator.save(folder / "generator.pt2")
             recipes.write(recipe(written), folder / "recipe.yaml")

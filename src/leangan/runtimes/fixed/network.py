@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,14 +62,16 @@ class Format:
 
 
 def covering(low: float, high: float, bits: int) -> Format:
-    """The format of so many bits with the smallest step that still covers a range."""
+    """The format of so many bits with the smallest step that a range can be rounded to."""
     signed = low < 0
     most = max(high, -low)
-    fraction = bits - signed - (math.frexp(most)[1] if most else 0)
-    # frexp's power is above every number below it, not above the largest code's half step.
-    if math.ldexp(high, fraction) > (1 << (bits - signed)) - 0.5:
-        fraction -= 1
-    return Format(bits, fraction, signed)
+    form = Format(bits, bits - signed + 1 - math.frexp(most)[1], signed)
+    while (
+        math.ldexp(high, form.fraction) >= form.high + 0.5
+        or math.ldexp(low, form.fraction) < form.low - 0.5
+    ):
+        form = Format(bits, form.fraction - 1, signed)
+    return form
 
 
 def holding(low: int, high: int, fraction: int) -> Format:
@@ -151,17 +154,20 @@ class Weighted(Operation):
     def exact(self, *inputs: Value) -> Value:
         """Sums of products."""
         (x,) = inputs
-        codes, (rows, _) = x.codes, self.multiplied
-        if self.weight.codes.ndim == 4:
-            sides = [(0, 0), *((p, p) for p in self.padding), (0, 0)]
-            kernel = self.weight.codes.shape[:2]
-            windows = np.lib.stride_tricks.sliding_window_view(np.pad(codes, sides), kernel, (1, 2))
-            windows = windows[:, :: self.stride[0], :: self.stride[1]]
-            codes = np.moveaxis(windows, 3, -1).reshape(*windows.shape[:3], rows)
         # Whole numbers below 2 ** 53, which accumulators are, are exact in float64, and fast.
-        matrix = self.weight.codes.reshape(rows, -1).astype(np.float64)
-        sums = (codes.astype(np.float64) @ matrix).astype(np.int64)
-        return Value(sums + self.bias.codes, x.fraction + self.weight.format.fraction)
+        codes, weight = (c.astype(np.float64) for c in (x.codes, self.weight.codes))
+        sums: Any = 0
+        if weight.ndim == 2:
+            sums = codes @ weight
+        else:
+            codes = np.pad(codes, [(0, 0), *((p, p) for p in self.padding), (0, 0)])
+            height, width, _ = self.shape
+            down, right = self.stride
+            for i, j in np.ndindex(weight.shape[:2]):
+                rows = codes[:, i : i + down * height : down]
+                sums = sums + rows[:, :, j : j + right * width : right] @ weight[i, j]
+        fraction = x.fraction + self.weight.format.fraction
+        return Value(sums.astype(np.int64) + self.bias.codes, fraction)
 
 
 @dataclass(frozen=True)

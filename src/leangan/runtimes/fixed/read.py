@@ -15,7 +15,9 @@ from leangan.errors import LeanganError
 from leangan.generator import Generator, Port
 from leangan.graph.observe import observe
 from leangan.graph.operators import POINTWISE, aten
+from leangan.graph.phases import latent_as_linear
 from leangan.graph.rewrite import layer_name
+from leangan.graph.transposed import transposed_as_shuffle
 from leangan.runtimes.fixed import layers, moves
 from leangan.runtimes.fixed.moves import last, shape_of
 from leangan.runtimes.fixed.network import (
@@ -43,11 +45,13 @@ _ROUNDING = (Input, Weighted, Scaled, Rectified, Sum)
 def read_fixed(generator: Generator) -> list[Operation]:
     """The network that computes what `generator`, of one size, does.
 
-    A float layer gets 16-bit weights. A layer with 8-bit (or fewer) weights keeps their codes:
+    A float layer gets 16-bit weights. A layer with weights of 8 bits or fewer keeps their codes:
     sums of codes are multiplied with the scale of each channel, in 18 bits. Where a plan quantizes
     what enters a layer, the step is rounded down to a power of two, and there are as many bits as
     the plan's range then needs. Other results have 16 bits, for twice the range that is seen on
     random inputs, and clip beyond it. A function other than ReLU becomes a table of 1024 entries.
+    Transposed convolutions with float weights become plain ones and a shuffle, or a linear layer
+    where they start from one pixel.
 
     Returns:
         Operations in the order of computation, the first one the input.
@@ -55,7 +59,7 @@ def read_fixed(generator: Generator) -> list[Operation]:
     Raises:
         LeanganError: names the first layer that cannot be had, and why.
     """
-    reader = Reader(generator)
+    reader = Reader(transposed_as_shuffle(latent_as_linear(generator)))
     for node in reader.module.graph.nodes:
         if node.op == "call_function" and any(n in reader.done for n in node.all_input_nodes):
             reader.read(node)
