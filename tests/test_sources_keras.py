@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import leangan
+from leangan.sources.keras_build import keras_on_torch
+from leangan.sources.keras_graph import layout_of
+from leangan.sources.keras_module import KerasModule
 
 pytest.importorskip("h5py")
 if importlib.util.find_spec("keras") is None:  # importing it chooses its backend
     pytest.skip("Keras is not installed", allow_module_level=True)
 
-from leangan.sources.keras_build import keras_on_torch
-from leangan.sources.keras_graph import layout_of
-from leangan.sources.keras_module import KerasModule
 
 with keras_on_torch() as keras:
     from keras import layers, ops
@@ -139,18 +139,19 @@ def test_a_unet_with_own_norms_is_read_with_free_sizes_and_no_permute(tmp_path):
 
 
 def test_it_is_read_in_a_fresh_process_whatever_backend_the_environment_names(tmp_path):
-    path = saved(unet(16), tmp_path / "unet.keras")
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(3, 1)])
+    path = saved(scrambled(model), tmp_path / "g.keras")
     code = (
         "import sys, leangan, torch\n"
         f"g = leangan.load({str(path)!r})\n"
         "import os; assert os.environ['KERAS_BACKEND'] == 'jax'\n"
-        "print(g.signature.inputs[0].shape, float(g(torch.ones(1, 3, 16, 16)).abs().sum()) > 0)"
+        "print(g.signature.inputs[0].shape, float(g(torch.ones(1, 3, 4, 4)).abs().sum()) > 0)"
     )
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "(None, 3, 16, 16) True", done.stderr
+    assert done.stdout.strip() == "(None, 3, 4, 4) True", done.stderr
 
 
 def mirrored(x):

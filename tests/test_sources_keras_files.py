@@ -13,17 +13,17 @@ import torch.nn.functional as F
 
 import leangan
 from leangan.errors import LeanganError, UnsafeFile, UsageError
-
-h5py = pytest.importorskip("h5py")
-if importlib.util.find_spec("keras") is None:  # importing it chooses its backend
-    pytest.skip("Keras is not installed", allow_module_level=True)
-
 from leangan.sources.base import Request
 from leangan.sources.keras_build import built, fill, keras_on_torch
 from leangan.sources.keras_file import accepts
 from leangan.sources.keras_graph import layout_of
 from leangan.sources.keras_module import KerasModule
 from leangan.sources.keras_read import opened
+
+h5py = pytest.importorskip("h5py")
+if importlib.util.find_spec("keras") is None:  # importing it chooses its backend
+    pytest.skip("Keras is not installed", allow_module_level=True)
+
 
 RNG = np.random.default_rng(0)
 

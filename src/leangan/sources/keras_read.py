@@ -51,6 +51,7 @@ def opened(path: Path, weights: Path | None) -> Iterator[KerasFile]:
             return
         if weights is not None:
             raise UsageError(f"{path} holds weights itself; --weights belongs to a .json.")
+        # Before its zip archives Keras wrote HDF5 under the name of .keras, too.
         read = _zip_file if zipfile.is_zipfile(path) else _hdf5_file
         yield read(path, Path(folder))
 
@@ -96,7 +97,7 @@ def _zip_file(path: Path, folder: Path) -> KerasFile:
     except KeyError as error:
         raise LeanganError(f"{path} is no Keras model: {error.args[0]}") from error
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
-        raise LeanganError(f"{path} is damaged: {error}.") from error
+        raise LeanganError(f"{path} is damaged: {error or type(error).__name__}.") from error
     except (NotImplementedError, RuntimeError) as error:  # encrypted, or compressed oddly
         raise LeanganError(f"{path} is no Keras model: {error}.") from error
     return KerasFile(model_config(config, path), _copied(inner, path, folder))
@@ -126,5 +127,6 @@ def _copied(source: Path, named: Path, folder: Path) -> Path:
     if done.returncode:
         said = done.stderr.strip().splitlines()
         reason = said[-1] if done.returncode > 0 and said else "the HDF5 library fails on it"
-        raise LeanganError(f"{named} is no usable HDF5 file: {reason}.")
+        kind = "zip archive or HDF5" if named.suffix == ".keras" else "HDF5"
+        raise LeanganError(f"{named} is no usable {kind} file: {reason}.")
     return target
