@@ -98,11 +98,11 @@ def _convert(generator: Generator, precision: str) -> Any:
             kinds = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
             return ct.convert(
                 generator.program,
+                # Said outright, or the ports of a half-precision program are so too.
                 inputs=[
-                    ct.TensorType(name=name, shape=port.shape)
+                    ct.TensorType(name=name, shape=port.shape, dtype=np.float32)
                     for name, port in zip(inputs, ports, strict=True)
                 ],
-                # Ports stay float32: Core ML casts at the border.
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
                 convert_to="mlprogram",
                 compute_precision=kinds[precision],

@@ -46,7 +46,7 @@ class ExecuTorch:
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write generator.pte.
 
-        In int8, activations are rounded over the range of each image, not the calibrated one: see
+        In int8, each image is rounded over what it fills of the calibrated range: see
         executorch_int8.py.
         """
         if precision not in ("fp32", "int8"):

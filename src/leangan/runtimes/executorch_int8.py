@@ -2,8 +2,8 @@
 
 XNNPACK's integer layers put out either integers or, where the range of the input is measured while
 it runs, floats. A generator's residual streams are float (techniques/quantize_linear.py), so only
-the second form fits: the 8-bit weights are the generator's own, and each image is rounded over its
-own range in place of the calibrated one.
+the second form fits: the 8-bit weights and the ends of the calibrated range are the generator's
+own, and within those each image is rounded over the range that it fills.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def measured_ranges(generator: Generator) -> Generator:
 
     x -> quantize -> dequantize -> layer(dequantize(weight))
     becomes
-    x -> range -> quantize -> dequantize -> layer(dequantize(weight))
+    x -> clamp -> range -> quantize -> dequantize -> layer(dequantize(weight))
 
     1-D convolutions become 2-D ones of height 1. Layers that XNNPACK has no such form of
     (depthwise, transposed with groups, weights alone in 8 bits, groups within a channel) get their
-    weights as floats and their input unrounded.
+    weights as floats and their input clamped, not rounded.
 
     Args:
         generator: quantized, without free sizes.
@@ -51,10 +51,13 @@ def measured_ranges(generator: Generator) -> Generator:
     layers = [n for n in module.graph.nodes if read_convolution(n) or is_call(n, aten.linear)]
     rounded = [_reads_eight_bits(node) for node in layers]
     for node in list(module.graph.nodes):
-        if is_call(node, _q.dequantize_per_tensor) and is_call(
-            node.args[0], _q.quantize_per_tensor
-        ):
-            node.replace_all_uses_with(node.args[0].args[0])
+        code = node.args[0] if is_call(node, _q.dequantize_per_tensor) else None
+        if is_call(code, _q.quantize_per_tensor):
+            x, step, zero, low, high = code.args[:5]
+            ends = ((low - zero) * step, (high - zero) * step)
+            with module.graph.inserting_before(node):
+                clamped = module.graph.call_function(aten.clamp.default, (x, *ends))
+            node.replace_all_uses_with(clamped)
     for node, eight in zip(layers, rounded, strict=True):
         weight = _Weight.read(module, node)
         if weight is None:
