@@ -95,7 +95,8 @@ def _pad(a):
 
 
 def _norm(a):
-    return F.instance_norm(a["x"], weight=a.get("gamma"), bias=a.get("beta"), eps=float(a["epsilon"]))
+    scale, shift = a.get("gamma"), a.get("beta")
+    return F.instance_norm(a["x"], weight=scale, bias=shift, eps=float(a["epsilon"]))
 
 
 def _upsampled(a):

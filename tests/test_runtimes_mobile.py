@@ -1,6 +1,14 @@
+import pytest
+import torch
+from task_nets import Twice, image_generator
+
+import leangan as lg
+from leangan.errors import UsageError
+from leangan.runtimes.coreml_ import CoreML
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.ncnn_ import Ncnn
-from leangan.testing.runtimes import RuntimeTestCase
+from leangan.search.compare import runtime_names
+from leangan.testing.runtimes import RuntimeTestCase, tiny_generator
 
 
 class TestExecuTorch(RuntimeTestCase):
@@ -10,3 +18,36 @@ class TestExecuTorch(RuntimeTestCase):
 class TestNcnn(RuntimeTestCase):
     runtime = Ncnn()
     int8 = False
+
+
+def test_what_ncnn_was_given_is_read_back(tmp_path):
+    if missing := Ncnn().missing():
+        pytest.skip(missing)
+    net = image_generator(Twice(), size=24, factor=2)
+    artifact = Ncnn().build(net, tmp_path, "fp32")
+    (x,) = net.example({"H": 20, "W": 28})
+    assert torch.allclose(lg.load(artifact.path)(x), net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+def test_core_ml_package_holds_the_generator(tmp_path, precision, tolerance):
+    pytest.importorskip("coremltools")
+    from mil_reference import run
+
+    from leangan.graph.sizes import fix_sizes
+
+    net = fix_sizes(tiny_generator())
+    artifact = CoreML().build(net, tmp_path, precision)
+    (x,) = net.example(seed=1)
+    (found,) = run(artifact.path, {"image": x})
+    assert (found.float() - net(x)).abs().max() < tolerance
+
+
+@pytest.mark.skipif(CoreML.runs_here, reason="an Apple system runs it")
+def test_what_runs_elsewhere_is_written_and_not_called_proved(tmp_path):
+    pytest.importorskip("coremltools")
+    artifact, found = lg.export(tiny_generator(), tmp_path / "out", runtime="coreml")
+    assert artifact.path.is_dir()
+    assert not found
+    with pytest.raises(UsageError, match="leangan export --to coreml"):
+        runtime_names(["coreml"])
