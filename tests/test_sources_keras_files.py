@@ -1,4 +1,3 @@
-# ruff: noqa: E402  what follows the skips needs the packages
 """Files of Keras that say more or other than Keras' own layers, and files that mean harm."""
 
 import importlib.util

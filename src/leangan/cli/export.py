@@ -27,7 +27,7 @@ def command(
             "--to",
             metavar="RUNTIME",
             show_default=False,
-            help="openvino, onnxruntime, executorch, ncnn, coreml, torch or torch-inductor.",
+            help="openvino, onnxruntime, litert, executorch, ncnn, coreml, hls4ml, torch...",
         ),
     ],
     out: Annotated[

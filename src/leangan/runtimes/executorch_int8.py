@@ -51,7 +51,7 @@ def measured_ranges(generator: Generator) -> Generator:
     layers = [n for n in module.graph.nodes if read_convolution(n) or is_call(n, aten.linear)]
     rounded = [_reads_eight_bits(node) for node in layers]
     for node in list(module.graph.nodes):
-        code = node.args[0] if is_call(node, _q.dequantize_per_tensor) else None
+        code: Any = node.args[0] if is_call(node, _q.dequantize_per_tensor) else None
         if is_call(code, _q.quantize_per_tensor):
             x, step, zero, low, high = code.args[:5]
             ends = ((low - zero) * step, (high - zero) * step)
