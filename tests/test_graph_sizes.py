@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import leangan as lg
 from leangan.errors import UsageError
 from leangan.graph.sizes import fix_sizes
 from leangan.runtimes import fitting, get
@@ -35,3 +36,15 @@ def test_a_size_that_the_network_cannot_take_is_named():
 def test_runtimes_with_free_sizes_get_the_generator_as_it_is():
     generator = tiny_generator()
     assert fitting(generator, get("openvino")) is generator
+
+
+def test_usual_sizes_can_be_said_of_a_file_that_has_some(tmp_path):
+    path = tiny_generator().save(tmp_path / "g.pt2")
+    again = lg.load(path, example_inputs=(1, 3, 48, 40))
+    assert again.signature.inputs[0].typical == (1, 3, 48, 40)
+    assert again.signature.outputs[0].typical == (1, 3, 96, 80)
+    assert again.signature.inputs[0].shape == (None, 3, None, None)
+    with pytest.raises(UsageError, match=r"\(1, 4, 48, 40\) does not fit"):
+        lg.load(path, example_inputs=(1, 4, 48, 40))
+    with pytest.raises(UsageError, match="2 sizes were given, tiny takes 1"):
+        lg.load(path, example_inputs=[(1, 3, 48, 40), (1, 3, 48, 40)])

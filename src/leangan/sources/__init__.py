@@ -137,6 +137,7 @@ def _prepared(generator: Generator, request: Request) -> Generator:
     """The normalised generator, with what the user said of it."""
     from leangan.graph.fuse import normalize
 
+    generator = _sized(generator, request.example_inputs)
     signature = generator.signature
     names = [p.name for p in (*signature.inputs, *signature.outputs)]
     check_stated(names, request.kinds, request.ranges)
@@ -146,6 +147,31 @@ def _prepared(generator: Generator, request: Request) -> Generator:
     )
     task = request.task or generator.task
     return normalize(dataclasses.replace(generator, signature=stated, task=task))
+
+
+def _sized(generator: Generator, examples: Sequence[Tensor] | None) -> Generator:
+    """The sizes of the examples as the usual ones, also of what came with usual sizes of its own.
+
+    Raises:
+        UsageError: they do not fit the inputs.
+    """
+    if examples is None:
+        return generator
+    inputs = generator.signature.inputs
+    if len(inputs) != len(examples):
+        raise UsageError(f"{len(examples)} sizes were given, {generator.name} takes {len(inputs)}.")
+    sizes: dict[str, int] = {}
+    for port, x in zip(inputs, examples, strict=True):
+        axes = zip(port.layout, port.shape, x.shape, strict=False)
+        fits = x.dim() == len(port.shape) and all(
+            fixed in (None, n) and sizes.setdefault(letter, n) == n for letter, fixed, n in axes
+        )
+        if not fits:
+            raise UsageError(
+                f"Input {port.name!r} is {port.shape} (None: any size); {tuple(x.shape)} does "
+                "not fit it."
+            )
+    return generator.sized(sizes)
 
 
 def _tensors(examples: Examples | None) -> tuple[Tensor, ...] | None:
