@@ -45,7 +45,8 @@ def test_finetune_tells_what_lies_idle(folder, tmp_path, capsys):
         "-o", str(tmp_path / "run"),
     ])  # fmt: skip
     assert code == 0
-    assert "of the channels: below a hundredth" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())  # wrapped to the width of the terminal
+    assert "of the channels: below a hundredth" in said
 
 
 def test_distill_answers_in_json(folder, tmp_path, capsys):
