@@ -7,6 +7,7 @@ from task_nets import image_generator
 from torch import nn
 from torch.nn import functional as F
 
+from leangan.graph.observe import Reach
 from leangan.graph.sizes import fix_sizes
 from leangan.runtimes import fitting, litert_
 from leangan.runtimes.litert_ import LiteRT
@@ -140,3 +141,14 @@ def test_half_precision_halves_the_file(tmp_path):
 
 def test_ports_keep_their_names(eight):
     assert ports(unpack(eight.path.read_bytes())) == (["image"], ["output"])
+
+
+def test_linear_layers_run_in_8_bits_as_well():
+    """One position for each channel has no deviation of its own: that of all samples counts."""
+    reach = Reach(1)
+    for seed in range(8):
+        reach.see(torch.randn(1, 6, generator=torch.Generator().manual_seed(seed)))
+    assert (reach.deviation > 0.2).all()
+    wide = Reach(1)
+    wide.see(torch.tensor([[[0.0, 2.0], [1.0, 1.0]]]))
+    assert wide.deviation.tolist() == [1.0, 0.0]

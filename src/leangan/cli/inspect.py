@@ -148,7 +148,8 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
         )
     for port in (*inputs, *outputs):
         if port.kind is None:
-            found.append(f"What {port.name!r} means is not known: say --kind {port.name}=image.")
+            like = "latent" if len(port.layout) == 2 else "image"
+            found.append(f"What {port.name!r} means is not known: say --kind {port.name}={like}.")
         elif port.kind == "image" and port.range is None:
             found.append(f"The range of {port.name!r} is not known: say --range {port.name}=-1,1.")
     for port in inputs:

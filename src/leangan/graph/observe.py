@@ -134,6 +134,7 @@ class Reach:
         self._axis = axis
         self._count = 0
         self._variance = torch.zeros(())
+        self._alone: list[Tensor] = []
         self.low = torch.tensor(torch.inf)
         """float32 (channels,): the smallest value."""
         self.high = torch.tensor(-torch.inf)
@@ -144,12 +145,19 @@ class Reach:
         rows = value.detach().movedim(self._axis, 0).flatten(1)
         self.low = torch.minimum(self.low, rows.amin(1))
         self.high = torch.maximum(self.high, rows.amax(1))
+        if rows.shape[1] == 1:
+            self._alone.append(rows[:, 0])
         self._variance = self._variance + rows.var(1, correction=0)
         self._count += 1
 
     @property
     def deviation(self) -> Tensor:
-        """float32 (channels,): the standard deviation within a value, in the mean over all."""
+        """float32 (channels,): the standard deviation within a value, in the mean over all.
+
+        Over all values where each has one position, as the outputs of linear layers do.
+        """
+        if self._alone and len(self._alone) == self._count:
+            return torch.stack(self._alone).std(0, correction=0)
         return (self._variance / max(self._count, 1)).sqrt()
 
 
