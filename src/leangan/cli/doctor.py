@@ -59,7 +59,9 @@ def _runtimes() -> dict[str, dict[str, Any]]:
             continue
         try:
             difference = _try(runtime)
-            facts |= {"ok": difference < 1e-3, "largest_difference": difference}
+            # Fixed point and the like are not that exact.
+            most = 1e-3 if facts["float"][0] == "fp32" else 2e-2
+            facts |= {"ok": difference < most, "largest_difference": difference}
         except Exception as error:  # a broken installation fails in ways of its own
             facts |= {"ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         found[runtime.name] = facts
@@ -71,6 +73,7 @@ def _try(runtime: Any) -> float:
     import torch
 
     from leangan import runtimes, sources
+    from leangan.measure.latency import Worker
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Tanh()).eval()
@@ -79,8 +82,9 @@ def _try(runtime: Any) -> float:
     inputs = generator.example()
     with tempfile.TemporaryDirectory() as folder:
         precision = runtime.precisions(quantized=False)[0]
-        session = runtime.open(runtime.build(generator, Path(folder), precision), 1)
-        output = torch.from_numpy(session.run([x.numpy() for x in inputs])[0])
+        artifact = runtime.build(generator, Path(folder), precision)
+        with Worker(artifact, 1) as worker:  # what runtimes print of themselves stays there
+            output = torch.from_numpy(worker.run([x.numpy() for x in inputs])[0])
     return float((output - generator.outputs(*inputs)[0]).abs().max())
 
 
