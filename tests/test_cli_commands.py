@@ -8,7 +8,7 @@ import types
 import pytest
 from report_example import entry, example
 
-from leangan import __version__
+from leangan import __version__, runtimes
 from leangan.cli.main import main
 
 
@@ -166,6 +166,7 @@ def test_bench_prints_a_table(pipeline, capfd):
     assert "openvino bf16" in capfd.readouterr().out
     assert main(["bench", "a", "--on", "all"]) == 0
     assert {"torch", "torch-inductor", "openvino"} <= {*pipeline.asked[1]}
+    assert all(runtimes.get(name).runs_here for name in pipeline.asked[1])
 
 
 def test_colour_is_never_sent_into_a_pipe(pipeline, capfd, monkeypatch):

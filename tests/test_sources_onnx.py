@@ -285,6 +285,8 @@ def test_labels_come_as_floats_and_are_whole_inside(tmp_path):
     onnx.save_model(proto, str(tmp_path / "m.onnx"))
     generator = lg.load(tmp_path / "m.onnx", ranges={"label": (0, 9)})
     assert generator.signature.inputs[0].kind == "label"
+    (compared,) = (s.measured for s in generator.history if s.name == "read_onnx")
+    assert compared["difference_to_onnxruntime"] == 0
     table = numpy_helper.to_array(proto.graph.initializer[0])
     assert np.array_equal(generator(torch.tensor([3.0, 7.0])).numpy(), table[[3, 7]])
 

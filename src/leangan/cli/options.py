@@ -326,7 +326,7 @@ def _kind(text: str) -> tuple[str, str]:
 
 
 def runtime_names(on: str | None) -> tuple[str, ...] | None:
-    """The runtimes of `--on`: "all" for every installed one, None for those of this machine's CPU.
+    """The runtimes of `--on`: "all" for all that run here, None for those of this machine's CPU.
 
     Raises:
         UsageError: one of them is not known.
@@ -337,7 +337,7 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
 
     known = [runtime.name for runtime in runtimes.known()]
     if on == "all":
-        return tuple(runtime.name for runtime in runtimes.available())
+        return tuple(runtime.name for runtime in runtimes.available() if runtime.runs_here)
     wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:

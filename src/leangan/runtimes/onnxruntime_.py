@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from leangan.generator import Generator
 
 _MODEL = "generator.onnx"
+_KINDS: dict[str, type[np.generic]] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+}
+"""What inputs of foreign files are, where not float32: labels are floats everywhere else."""
 
 
 class ONNXRuntime:
@@ -127,7 +136,7 @@ class ONNXRuntimeSession:
         self._session = ort.InferenceSession(
             str(path), self._options(), providers=["CPUExecutionProvider"]
         )
-        self._names = [value.name for value in self._session.get_inputs()]
+        self._kinds = {v.name: _KINDS.get(v.type, np.float32) for v in self._session.get_inputs()}
         self._feed: dict[str, np.ndarray] | None = None
 
     def _options(self) -> Any:
@@ -143,8 +152,8 @@ class ONNXRuntimeSession:
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         """Run once, see `Session.run`."""
-        arrays = [np.ascontiguousarray(x, dtype=np.float32) for x in inputs]
-        self._feed = dict(zip(self._names, arrays, strict=True))
+        kinds = zip(self._kinds.items(), inputs, strict=True)
+        self._feed = {name: np.ascontiguousarray(x, dtype=kind) for (name, kind), x in kinds}
         return list(self._session.run(None, self._feed))
 
     def int8_share(self) -> float | None:

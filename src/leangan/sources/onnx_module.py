@@ -283,8 +283,7 @@ class OnnxModule(nn.Module):
         if not name:
             return None
         array = self._constants[name]
-        small = array.size <= 1 or array.dtype.kind in "iub" or node.kind in _LISTS
-        if small and array.size <= MOST and node.kind not in (*_WEIGHTS, *_QUANTIZERS):
+        if _is_numbers(node, array) and node.kind not in (*_WEIGHTS, *_QUANTIZERS):
             return Host.of(array)
         return torch.from_numpy(np.ascontiguousarray(array))
 
@@ -302,10 +301,8 @@ class OnnxModule(nn.Module):
         array = self._constants[name]
         roles = _WEIGHTS.get(node.kind, ())
         wanted = 0 < place <= len(roles) or (node.kind == "DequantizeLinear" and not place)
-        if not wanted:
-            several = array.size > 1 and array.dtype.kind not in "iub" and node.kind not in _LISTS
-            if not several and array.size <= MOST:
-                return Host.of(array)
+        if not wanted and _is_numbers(node, array):
+            return Host.of(array)
         role = roles[place - 1] if 0 < place <= len(roles) else "weight" if wanted else "value"
         learned = array.dtype == np.float32 and role in ("weight", "bias", "value")
         path = self._paths.get((name, learned))
@@ -358,6 +355,12 @@ def _needed(graph: OnnxGraph) -> list[OnnxNode]:
                     wanted.update(value for inner in branch.node for value in reads(inner))
             kept.append(node)
     return kept[::-1]
+
+
+def _is_numbers(node: OnnxNode, array: np.ndarray) -> bool:
+    """Whether a constant is used as known numbers by this operator, and not as a tensor."""
+    small = array.size <= 1 or array.dtype.kind in "iub" or node.kind in _LISTS
+    return small and array.size <= MOST
 
 
 def _constant(node: OnnxNode) -> np.ndarray:
