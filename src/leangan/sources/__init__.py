@@ -163,8 +163,10 @@ def _sized(generator: Generator, examples: Sequence[Tensor] | None) -> Generator
     sizes: dict[str, int] = {}
     for port, x in zip(inputs, examples, strict=True):
         axes = zip(port.layout, port.shape, x.shape, strict=False)
+        # Only free axes are shared by inputs: each has its own number of channels.
         fits = x.dim() == len(port.shape) and all(
-            fixed in (None, n) and sizes.setdefault(letter, n) == n for letter, fixed, n in axes
+            sizes.setdefault(letter, n) == n if fixed is None else fixed == n
+            for letter, fixed, n in axes
         )
         if not fits:
             raise UsageError(
