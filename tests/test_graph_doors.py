@@ -13,7 +13,9 @@ from leangan.graph.capture import capture
 from leangan.graph.doors import (
     DOOR_REWRITES,
     conv1d_as_2d,
+    joins_as_sums,
     latent_as_linear,
+    shuffle_by_phase,
     sink_shuffle,
     transposed_as_phases,
     transposed_as_shuffle,
@@ -390,6 +392,91 @@ def test_a_tail_that_must_not_sink(module):
     assert sink_shuffle(before) is before
 
 
+# The order of shuffles
+
+
+class Shuffled(nn.Module):
+    """conv -> pointwise -> shuffle -> crop -> pointwise -> conv, with constants by channel."""
+
+    def __init__(self, rate: int, groups: int = 1, bias: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6 * rate * rate, 3, padding=1, groups=groups, bias=bias)
+        self.before, self.after = nn.PReLU(6 * rate * rate), nn.PReLU(6)
+        self.gain = nn.Parameter(torch.randn(6, 1, 1))
+        self.last, self.rate = nn.Conv2d(6, 3, 3), rate
+        with torch.no_grad():
+            self.before.weight.normal_()
+            self.after.weight.normal_()
+
+    def forward(self, x):
+        y = F.pixel_shuffle(self.before(self.conv(x)), self.rate)[..., 1:, : -self.rate]
+        return self.last(self.after(y) * self.gain + 0.5)
+
+
+@pytest.mark.parametrize(("rate", "bias"), [(2, True), (3, False)])
+def test_a_shuffle_by_phase(rate, bias):
+    before = make(Shuffled(rate, bias=bias), 2, 4, 9, 11)
+    after = shuffle_by_phase(before)
+    names = ops(after)
+    assert "pixel_shuffle" not in names
+    # What is pointwise now stands beside the convolution, in front of the copies.
+    assert max(n for n, name in enumerate(names) if name in ("prelu", "mul", "add")) < (
+        names.index("permute")
+    )
+    same(before, after, 4, SIZES)
+    assert shuffle_by_phase(after) is after
+
+
+def test_shuffles_that_keep_their_order():
+    grouped = make(Shuffled(2, groups=2), 2, 4, 9, 11)
+    assert shuffle_by_phase(grouped) is grouped
+    bare = make(nn.Sequential(nn.PixelShuffle(2)), 2, 4, 9, 11)
+    assert shuffle_by_phase(bare) is bare
+
+
+def test_what_upsampling_leaves_is_put_in_order():
+    net = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1), nn.LeakyReLU())
+    before = make(net, 2, 3, 9, 11)
+    after = shuffle_by_phase(upsample_as_shuffle(before))
+    assert "pixel_shuffle" not in ops(after)
+    assert ops(after).index("leaky_relu") < ops(after).index("permute")
+    same(before, after, 3, SIZES)
+
+
+# Joins
+
+
+class Dense(nn.Module):
+    """A dense block; one of its joins is a join of a join."""
+
+    def __init__(self, again: bool = False):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(7, 4, 3, padding=1)
+        self.c, self.again = nn.Conv2d(11, 2, 1, bias=False), again
+
+    def forward(self, x):
+        one = torch.cat([x, self.a(x).relu()], 1)
+        two = torch.cat([one, self.b(one).relu()], 1)
+        return self.c(two) + (two.mean() if self.again else 0)
+
+
+def test_joins_become_sums():
+    before = make(Dense(), 2, 3, 9, 11)
+    after = joins_as_sums(before)
+    assert "cat" not in ops(after)
+    assert ops(after).count("conv2d") == 1 + 2 + 3
+    same(before, after, 3, SIZES)
+    assert joins_as_sums(after) is after
+
+
+def test_a_join_with_another_reader_stays():
+    before = make(Dense(again=True), 2, 3, 9, 11)
+    after = joins_as_sums(before)
+    # The inner join's maps are read by the outer one, whose mean needs them joined.
+    assert ops(after).count("cat") == ops(before).count("cat")
+    same(before, after, 3, SIZES)
+
+
 def test_nothing_to_do_returns_the_same_object():
     before = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 2, 3, 9, 11)
     assert all(door(before) is before for door in DOOR_REWRITES.values())
@@ -400,4 +487,6 @@ def test_nothing_to_do_returns_the_same_object():
         "transposed-as-shuffle",
         "upsample-as-shuffle",
         "sink-shuffle",
+        "shuffle-by-phase",
+        "joins-as-sums",
     ]

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from leangan.generator import Generator
 from leangan.graph.conv1d import conv1d_as_2d
+from leangan.graph.joins import joins_as_sums
 from leangan.graph.phases import latent_as_linear, transposed_as_phases
 from leangan.graph.shuffle import sink_shuffle
+from leangan.graph.shuffle_order import shuffle_by_phase
 from leangan.graph.transposed import transposed_as_shuffle, upsample_as_shuffle
 
 DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
@@ -17,6 +19,8 @@ DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
     "transposed-as-shuffle": transposed_as_shuffle,
     "upsample-as-shuffle": upsample_as_shuffle,
     "sink-shuffle": sink_shuffle,
+    "shuffle-by-phase": shuffle_by_phase,
+    "joins-as-sums": joins_as_sums,
 }
 """By the name of the step in the history, in the order in which they feed each other. Each
 returns its argument itself when it finds nothing to do."""
@@ -24,3 +28,10 @@ returns its argument itself when it finds nothing to do."""
 ALTERNATIVES = {"transposed-as-shuffle": "transposed-as-phases"}
 """Rewrites of the same operators: one leaves nothing to the other, so that the later must also be
 tried on what the earlier started from."""
+
+THEN = dict.fromkeys(("transposed-as-shuffle", "upsample-as-shuffle"), "shuffle-by-phase")
+"""What makes shuffles is tried with them in the order that CPUs copy fastest: without, it rarely
+pays."""
+
+FLOAT_ONLY = frozenset({"joins-as-sums"})
+"""In 8 bits each part would have a scale of its own, and its sum be rounded."""

@@ -9,16 +9,16 @@ it needs itself, those phases are as large as the input, where one convolution f
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from leangan.generator import Generator
+from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten, read_convolution
 from leangan.graph.rewrite import free_path, new_tensor_node, replace_tensor, rewrite, tensor_of
 
@@ -183,7 +183,8 @@ def _replace(
             parts.append(graph.call_function(aten.conv2d.default, args))
     with graph.inserting_before(node):
         y = parts[0] if len(parts) == 1 else graph.call_function(aten.cat.default, (parts, 1))
-        y = _depth_to_space(graph, y, channels, conv, rows, columns)
+        rates = len(rows), len(columns)
+        y = depth_to_space(graph, y, channels, rates, conv.node.meta["val"].shape)
     node.replace_all_uses_with(y)
     graph.erase_node(node)
 
@@ -204,38 +205,3 @@ def _taps(weight: Tensor, dim: int, phase: _Phase, stride: int, shift: int) -> T
     kernel = kernel.index_select(dim, index)
     # (in, out, ...) until both axes are done, then (out, in, ...).
     return kernel.transpose(0, 1) if dim == 3 else kernel
-
-
-def _depth_to_space(
-    graph: Graph,
-    x: Node,
-    channels: int,
-    conv: Convolution,
-    rows: list[_Phase],
-    columns: list[_Phase],
-) -> Node:
-    """(N, rows * columns * channels, H, W) to (N, channels, H * rows, W * columns).
-
-    Axes of size 1 are left out of the permutation: runtimes are faster, or only able, with few
-    axes. For rows = columns it is ONNX's DepthToSpace in mode DCR.
-    """
-    a, b = len(rows), len(columns)
-    whole = [graph.call_function(aten.sym_size.int, (x, axis)) for axis in (0, 2, 3)]
-    fixed = conv.node.meta["val"].shape
-    batch, height, width = (
-        size // rate if isinstance(size, int) else node
-        for size, rate, node in zip((fixed[0], *fixed[2:]), (1, a, b), whole, strict=True)
-    )
-    split: list[Any] = [batch, a, b, channels, height, width]
-    places = [p for p in range(6) if p not in (1, 2) or split[p] != 1]
-    order = [places.index(p) for p in (0, 3, 4, 1, 5, 2) if p in places]
-    x = graph.call_function(aten.reshape.default, (x, [split[p] for p in places]))
-    x = graph.call_function(aten.permute.default, (x, order))
-    shape = [batch, channels, _times(graph, height, a), _times(graph, width, b)]
-    return graph.call_function(aten.reshape.default, (x, shape))
-
-
-def _times(graph: Graph, size: Any, factor: int) -> Any:
-    if isinstance(size, int):
-        return size * factor
-    return size if factor == 1 else graph.call_function(operator.mul, (size, factor))

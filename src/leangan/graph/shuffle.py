@@ -9,14 +9,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leangan.generator import Generator
-from leangan.graph.operators import (
-    POINTWISE,
-    Convolution,
-    aten,
-    is_call,
-    only_user,
-    read_convolution,
-)
+from leangan.graph.operators import Convolution, aten, only_user, read_convolution
+from leangan.graph.pointwise import reads_by_channel, replay
 from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
 
 MOST_MACS = 2.0
@@ -68,10 +62,14 @@ def _sink(module: GraphModule, shuffle: Node) -> bool:
     weight = replace_tensor(module, conv.node, conv.weight, _sunk(tail.weight, rate))
     bias = _repeated(module, conv.node, conv.bias, squared)
     reach = [_reach(int(size), rate) // 2 for size in tail.weight.shape[2:]]
-    x = _replay(module, tail.before, shuffle, source, squared)
+
+    def widened(constant: Tensor, axis: int) -> Tensor:
+        return constant.repeat_interleave(squared, axis)
+
+    x = replay(module, tail.before, shuffle, source, widened)
     with graph.inserting_before(conv.node):
         x = graph.call_function(aten.conv2d.default, (x, weight, bias, [1, 1], reach))
-    x = _replay(module, tail.after, conv.node, x, squared)
+    x = replay(module, tail.after, conv.node, x, widened)
     last = tail.after[-1] if tail.after else conv.node
     with graph.inserting_before(last):
         y = graph.call_function(aten.pixel_shuffle.default, (x, rate))
@@ -114,53 +112,10 @@ def _pointwise_run(module: GraphModule, start: Node) -> tuple[tuple[Node, ...], 
     """The chain of pointwise operators that alone read `start`, and what comes after it."""
     run: list[Node] = []
     node = start
-    while (user := only_user(node)) is not None and _sinkable(module, user, node):
+    while (user := only_user(node)) is not None and reads_by_channel(module, user, node):
         run.append(user)
         node = user
     return tuple(run), only_user(node)
-
-
-def _sinkable(module: GraphModule, node: Node, source: Node) -> bool:
-    packet = getattr(node.target, "overloadpacket", None)
-    if packet is not aten.prelu and packet not in POINTWISE:
-        return False
-    return all(
-        other is source or _channel_axis(module, node, other) is not None
-        for other in node.all_input_nodes
-    )
-
-
-def _channel_axis(module: GraphModule, node: Node, other: Node) -> int | None:
-    """The axis along which a stored constant varies by channel; None when it is something else."""
-    tensor = tensor_of(module, other)
-    if tensor is None:
-        return None
-    if is_call(node, aten.prelu):
-        return 0
-    sizes = [axis - tensor.dim() for axis, size in enumerate(tensor.shape) if size != 1]
-    return -3 if sizes in ([], [-3]) else None
-
-
-def _replay(module: GraphModule, run: tuple[Node, ...], start: Node, x: Node, times: int) -> Node:
-    """Repeat the chain `run`, which read `start`, on `x`, whose channels are `times` as many."""
-    for node in run:
-        put: dict[Node, Node] = {start: x}
-        for other in node.all_input_nodes:
-            if other is not start:
-                put[other] = _widened(module, node, other, times)
-        with module.graph.inserting_before(node):
-            x = module.graph.node_copy(node, put.__getitem__)
-        start = node
-    return x
-
-
-def _widened(module: GraphModule, node: Node, other: Node, times: int) -> Node:
-    tensor, axis = tensor_of(module, other), _channel_axis(module, node, other)
-    assert tensor is not None
-    assert axis is not None
-    if tensor.numel() == 1:
-        return other
-    return replace_tensor(module, node, other, tensor.detach().repeat_interleave(times, axis))
 
 
 def _repeated(module: GraphModule, user: Node, bias: Node | None, times: int) -> Node | None:

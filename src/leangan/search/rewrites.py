@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leangan import runtimes
 from leangan.generator import Generator
-from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES
+from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES, FLOAT_ONLY, THEN
 from leangan.graph.rewrite import trace_inputs
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
@@ -33,6 +33,9 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
             if made is base.generator:
                 continue
             names = (*before, name)
+            if then := THEN.get(name):
+                made = DOOR_REWRITES[then](made)
+                names = (*(n for n in names if n != then), then)
             candidate = lab.attempt(_float(plain, made, names))
             if lab.faster(candidate, best) >= _HELPS:
                 best, kept = candidate, names
@@ -52,6 +55,8 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
     """
     kept = tuple(n for n in DOOR_REWRITES if n in {s.name for s in best.generator.history})
     kept = tuple(n for n in kept if n not in {s.name for s in original.history})
+    float_only = tuple(n for n in kept if n in FLOAT_ONLY)
+    kept = tuple(n for n in kept if n not in FLOAT_ONLY)
     precision = runtimes.get(best.runtime).precisions(quantized=True)[-1]
 
     def form(names: tuple[str, ...]) -> Candidate:
@@ -65,7 +70,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
         fewer = tuple(n for n in chosen if n != name)
         if lab.faster_form(form(fewer), form(chosen)) >= _HELPS:
             chosen = fewer
-    if chosen == kept:
+    if chosen == kept and not float_only:
         return best
     wanted = _float(best, _rewritten(original, chosen), chosen)
     known = {c.name: c for c in lab.candidates if c.worker is not None}
