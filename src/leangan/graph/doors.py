@@ -35,3 +35,6 @@ pays."""
 
 FLOAT_ONLY = frozenset({"joins-as-sums"})
 """In 8 bits each part would have a scale of its own, and its sum be rounded."""
+
+FREE_IN_8_BITS = frozenset({"shuffle-by-phase"})
+"""What pays in float pays there too: the multiplications are the same, and bytes are copied."""

@@ -106,16 +106,11 @@ class Lab:
         a, b = paired([old.worker, new.worker], seconds_budget=seconds)
         return speedup(a, b)
 
-    def faster_form(self, new: Candidate, old: Candidate, *, seconds: float = 5.0) -> float:
-        """As `faster`, of candidates that are built for this alone and then forgotten."""
-        try:
-            for candidate in (new, old):
-                candidate.build(Path(self._folder.name), self.threads)
-                candidate.run((), (), self.generator.example())
-            return self.faster(new, old, seconds=seconds)
-        finally:
-            new.close()
-            old.close()
+    def opened(self, candidate: Candidate) -> Candidate:
+        """Built for its speed alone: neither proved nor judged nor kept. The caller closes it."""
+        candidate.build(Path(self._folder.name), self.threads, prove=False)
+        candidate.run((), (), self.generator.example())
+        return candidate
 
     def time(self, *, seconds: float = 40.0) -> None:
         """Time everything that runs beside the original, then the fastest of them once more.

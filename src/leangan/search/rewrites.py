@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from leangan import runtimes
 from leangan.generator import Generator
-from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES, FLOAT_ONLY, THEN
+from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES, FLOAT_ONLY, FREE_IN_8_BITS, THEN
 from leangan.graph.rewrite import trace_inputs
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
@@ -36,7 +38,7 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
             if then := THEN.get(name):
                 made = DOOR_REWRITES[then](made)
                 names = (*(n for n in names if n != then), then)
-            candidate = lab.attempt(_float(plain, made, names))
+            candidate = lab.attempt(_float(plain, made))
             if lab.faster(candidate, best) >= _HELPS:
                 best, kept = candidate, names
     return best
@@ -59,20 +61,28 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
     kept = tuple(n for n in kept if n not in FLOAT_ONLY)
     precision = runtimes.get(best.runtime).precisions(quantized=True)[-1]
 
-    def form(names: tuple[str, ...]) -> Candidate:
-        made = _rewritten(original, names)
-        rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
-        return Candidate("8 bits", best.runtime, precision, rough)
-
     chosen = kept
-    for name in reversed(kept):  # what was built on comes after what builds on it
-        lab.progress(f"Taking back in 8 bits: {name}")
-        fewer = tuple(n for n in chosen if n != name)
-        if lab.faster_form(form(fewer), form(chosen)) >= _HELPS:
-            chosen = fewer
+    with ExitStack() as stack:
+
+        def form(names: tuple[str, ...]) -> Candidate:
+            made = _rewritten(original, names)
+            rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
+            opened = lab.opened(Candidate("8 bits", best.runtime, precision, rough))
+            stack.callback(opened.close)
+            return opened
+
+        fastest: Candidate | None = None
+        for name in reversed(kept):  # what was built on comes after what builds on it
+            if name in FREE_IN_8_BITS:
+                continue
+            lab.progress(f"Taking back in 8 bits: {name}")
+            fewer = tuple(n for n in chosen if n != name)
+            fastest, tried = fastest or form(chosen), form(fewer)
+            if lab.faster(tried, fastest) >= _HELPS:
+                chosen, fastest = fewer, tried
     if chosen == kept and not float_only:
         return best
-    wanted = _float(best, _rewritten(original, chosen), chosen)
+    wanted = _float(best, _rewritten(original, chosen))
     known = {c.name: c for c in lab.candidates if c.worker is not None}
     return known.get(wanted.name) or lab.attempt(wanted)
 
@@ -83,6 +93,7 @@ def _rewritten(generator: Generator, names: tuple[str, ...]) -> Generator:
     return generator
 
 
-def _float(like: Candidate, generator: Generator, names: tuple[str, ...]) -> Candidate:
-    title = " + ".join([f"{like.runtime} {like.precision}", *([", ".join(names)] if names else [])])
+def _float(like: Candidate, generator: Generator) -> Candidate:
+    names = ", ".join(s.name for s in generator.history if s.name in DOOR_REWRITES)
+    title = " + ".join([f"{like.runtime} {like.precision}", *([names] if names else [])])
     return Candidate(title, like.runtime, like.precision, generator)
