@@ -138,6 +138,7 @@ def calibrate_plan(
     data: Sequence[tuple[Tensor, ...]],
     plan: PrecisionPlan,
     *,
+    like: Calibration | None = None,
     names: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -148,6 +149,7 @@ def calibrate_plan(
         generator: float.
         data: inputs to calibrate on.
         plan: see `read_plan`.
+        like: see `calibrate`.
         names: of the inputs, for the error that one of them may cause.
         seed: see `calibrate`.
         progress: called with (units done, units in all), from the start for each precision.
@@ -166,7 +168,13 @@ def calibrate_plan(
     words = {n: spare if plan.word(n) == FLOAT else plan.word(n) for n in own}
     made = {
         word: calibrate(
-            generator, data, plan.scheme.at(word), names=names, seed=seed, progress=progress
+            generator,
+            data,
+            plan.scheme.at(word),
+            like=like,
+            names=names,
+            seed=seed,
+            progress=progress,
         )
         for word in dict.fromkeys(words.values())
     }
