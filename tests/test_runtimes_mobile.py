@@ -1,18 +1,46 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from task_nets import Twice, image_generator
+from torch import nn
 
 import leangan as lg
 from leangan.errors import UsageError
+from leangan.graph.sizes import fix_sizes
 from leangan.runtimes.coreml_ import CoreML
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.ncnn_ import Ncnn
 from leangan.search.compare import runtime_names
+from leangan.techniques.quantize_linear import quantize
 from leangan.testing.runtimes import RuntimeTestCase, tiny_generator
 
 
 class TestExecuTorch(RuntimeTestCase):
     runtime = ExecuTorch()
+
+
+class _SharedInput(nn.Module):
+    """Two layers and a sum that read one value, which no layer has laid out before."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        x = F.leaky_relu(x, 0.2)
+        return torch.tanh(self.a(x) + self.b(x) + x)
+
+
+def test_executorch_layers_that_read_one_value_share_a_delegate(tmp_path):
+    if missing := ExecuTorch().missing():
+        pytest.skip(missing)
+    torch.manual_seed(0)
+    net = image_generator(_SharedInput(), size=16)
+    net = fix_sizes(quantize(net, [net.example(seed=s) for s in range(2)]))
+    artifact = ExecuTorch().build(net, tmp_path, "int8")
+    (x,) = net.example(seed=3)
+    (found,) = ExecuTorch().open(artifact, 1).run([x.numpy()])
+    assert (torch.from_numpy(found) - net(x)).abs().max() < 0.02
 
 
 class TestNcnn(RuntimeTestCase):
@@ -33,8 +61,6 @@ def test_what_ncnn_was_given_is_read_back(tmp_path):
 def test_core_ml_package_holds_the_generator(tmp_path, precision, tolerance):
     pytest.importorskip("coremltools")
     from mil_reference import run
-
-    from leangan.graph.sizes import fix_sizes
 
     net = fix_sizes(tiny_generator())
     artifact = CoreML().build(net, tmp_path, precision)

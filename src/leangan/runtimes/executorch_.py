@@ -114,15 +114,11 @@ def _lower(generator: Generator) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    kinds = ConfigPrecisionType
-    partitioners = [
-        # Each such layer by itself: in one delegate with what else reads its input, ExecuTorch 1.5
-        # lays out that input in two ways and adds the one to the other.
-        XnnpackPartitioner(config_precisions=kinds.DYNAMIC_QUANT, per_op_mode=True),
-        XnnpackPartitioner(config_precisions=kinds.FP32),
-    ]
+    # Static 8 bits are left out: a generator's layers put out floats.
+    kinds = [ConfigPrecisionType.DYNAMIC_QUANT, ConfigPrecisionType.FP32]
+    partitioner = XnnpackPartitioner(config_precisions=kinds)
     with _as_sentence(generator.name):
-        return to_edge_transform_and_lower(generator.program, partitioner=partitioners)
+        return to_edge_transform_and_lower(generator.program, partitioner=[partitioner])
 
 
 @contextlib.contextmanager

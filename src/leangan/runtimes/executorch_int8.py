@@ -35,7 +35,7 @@ def measured_ranges(generator: Generator) -> Generator:
 
     x -> quantize -> dequantize -> layer(dequantize(weight))
     becomes
-    x -> clamp -> range -> quantize -> dequantize -> layer(dequantize(weight))
+    x -> clamp -> prelu of slope 1 -> range -> quantize -> dequantize -> layer(dequantize(weight))
 
     1-D convolutions become 2-D ones of height 1. Layers that XNNPACK has no such form of
     (depthwise, transposed with groups, weights alone in 8 bits, groups within a channel) get their
@@ -138,11 +138,19 @@ def _measure(module: GraphModule, node: Node, conv: Convolution | None, weight: 
         new_tensor_node(module, node, f"{node.name}_{name}", part, learned=False)
         for name, part in parts.items()
     )
+    one = None
+    if conv is not None:
+        # XNNPACK 1.5.1 lays out the channels last where the delegate begins, not where a layer
+        # reads them, and forgets who read them before. A slope of one changes no value, but is
+        # laid out so by itself.
+        one = new_tensor_node(module, node, f"{node.name}_one", torch.ones(1), learned=False)
     limits = (-128, 127)
     with graph.inserting_before(node):
         x: Any = node.args[0]
         if flat:
             x = graph.call_function(aten.unsqueeze.default, (x, 2))
+        if one is not None:
+            x = graph.call_function(aten.prelu.default, (x, one))
         found = graph.call_function(_q.choose_qparams.tensor, (x, *limits, _LEAST_STEP, torch.int8))
         numbers = tuple(graph.call_function(operator.getitem, (found, i)) for i in (0, 1))
         for step in (_q.quantize_per_tensor.tensor, _q.dequantize_per_tensor.tensor):
