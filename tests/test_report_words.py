@@ -37,6 +37,7 @@ def test_remarks_say_all_that_is_wrong():
     assert words.remark(entry("a"), "a", "psnr>=40") == "delivered"
     assert words.remark(entry("a", error="no\ncompiler"), None, None) == "failed: no compiler"
     assert words.remark(entry("b"), "a", "psnr>=40") == ""
+    assert words.remark(entry("b", latency_ms=None), None, None) == "not timed: a simulator"
 
 
 def test_the_headline_gives_speed_size_and_quality():

@@ -8,8 +8,13 @@ import pytest
 from task_nets import Smooth, image_generator, latent_net
 
 import leangan as lg
+from leangan import runtimes
 from leangan.errors import LeanganError, UsageError
+from leangan.search import compare
+from leangan.search.candidate import Candidate
 from leangan.search.compare import open_model, runtime_names
+from leangan.search.lab import Lab
+from leangan.tasks.base import Data
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,30 @@ def test_runtimes_are_named_once_and_must_exist():
     assert "torch-inductor" not in runtime_names(None)
     with pytest.raises(UsageError, match="tensorrt"):
         runtime_names(["tensorrt"])
+
+
+def test_a_simulator_is_proved_and_never_timed(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes.get("openvino"), "timed", False)
+    with Lab(net, None, Data((), ()), 1, lambda message: None) as lab:
+        simulated = Candidate("simulated", "openvino", "fp32", net, worker=lab.original.worker)
+        lab.candidates.append(simulated)
+        lab.time(seconds=1)
+    assert lab.original.speedup == 1
+    assert (simulated.latency, simulated.speedup) == (None, None)
+    with pytest.raises(UsageError, match="leangan export --to openvino"):
+        lg.compress(net, None, tmp_path / "out", on=["openvino"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_are_timed_at_the_one_size_that_some_files_hold(net, monkeypatch):
+    class Entered(Exception):
+        pass
+
+    def enter(generator, *rest):
+        assert [port.shape for port in generator.signature.inputs] == [(1, 3, 24, 24)]
+        raise Entered
+
+    monkeypatch.setattr(compare, "Lab", enter)
+    monkeypatch.setattr(runtimes.get("openvino"), "free_sizes", False)
+    with pytest.raises(Entered):
+        lg.bench(net, ["torch", "openvino"])

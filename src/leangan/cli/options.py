@@ -326,7 +326,9 @@ def _kind(text: str) -> tuple[str, str]:
 
 
 def runtime_names(on: str | None) -> tuple[str, ...] | None:
-    """The runtimes of `--on`: "all" for all that run here, None for those of this machine's CPU.
+    """The runtimes of `--on`: None for those of this machine's CPU.
+
+    "all" are all that run here and can be timed, no simulators.
 
     Raises:
         UsageError: one of them is not known.
@@ -337,7 +339,7 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
 
     known = [runtime.name for runtime in runtimes.known()]
     if on == "all":
-        return tuple(runtime.name for runtime in runtimes.available() if runtime.runs_here)
+        return tuple(r.name for r in runtimes.available() if r.runs_here and r.timed)
     wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:

@@ -25,7 +25,8 @@ class Entry:
     precision: str
     threads: int
     latency_ms: Latency | None
-    """None when the candidate could not be run; `error` then says why."""
+    """None when the candidate could not be run, and `error` says why; or where it ran in a
+    simulator (`Runtime.timed`)."""
     speedup: float | None
     """Paired, against the original in PyTorch eager float on the same threads."""
     size_bytes: int

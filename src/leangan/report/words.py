@@ -28,6 +28,9 @@ RUNTIMES = {
     "torch-inductor": "PyTorch inductor",
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
+    "litert": "LiteRT",
+    "executorch": "ExecuTorch",
+    "coreml": "Core ML",
 }
 
 EXACT_DB = 80.0
@@ -199,7 +202,7 @@ def remark(entry: Mapping[str, Any], delivered: str | None, floor: str | None) -
     """The verdict on one entry in words; empty when there is nothing to say."""
     if entry["error"]:
         return "failed: " + " ".join(str(entry["error"]).split())
-    said = []
+    said = ["not timed: a simulator"] if entry["latency_ms"] is None else []
     if delivered is not None and entry["name"] == delivered:
         said.append("delivered")
     if entry["name"] != "original" and entry["quality"] and not above_floor(entry, floor):

@@ -85,6 +85,9 @@ class Runtime(Protocol):
     runs_here: bool
     """Whether its files can be opened on this system. Where not, they can be written by an export,
     which says that they were not run, and by nothing that proves or times them."""
+    timed: bool
+    """Whether the time of a run here says how fast it is. A simulator's does not: what it runs is
+    proved and judged, and never competes for speed."""
 
     def missing(self) -> str | None:
         """None when it can be used here, else the pip command that brings it."""

@@ -31,6 +31,7 @@ class CoreML:
     free_sizes = False
     by_default = False
     runs_here = sys.platform == "darwin"
+    timed = True
 
     def missing(self) -> str | None:
         """None when coremltools is installed, else how to get it; it writes on any system."""

@@ -32,6 +32,7 @@ class ExecuTorch:
     free_sizes = False
     by_default = False
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when ExecuTorch is installed, else how to get it."""

@@ -33,6 +33,7 @@ class Hls4ml:
     free_sizes = False
     by_default = False
     runs_here = True
+    timed = False
 
     def missing(self) -> str | None:
         """None when hls4ml and a C++ compiler are there, else how to get them."""

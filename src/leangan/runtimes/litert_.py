@@ -33,6 +33,7 @@ class LiteRT:
     free_sizes = False
     by_default = False
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when both the converter and the interpreter are installed, else how to get them."""

@@ -34,6 +34,7 @@ class Ncnn:
     free_sizes = True
     by_default = False
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when ncnn and pnnx are installed, else how to get them."""

@@ -43,6 +43,7 @@ class ONNXRuntime:
     free_sizes = True
     by_default = True
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when ONNX Runtime is installed, else how to get it."""

@@ -45,6 +45,7 @@ class OpenVINO:
     free_sizes = True
     by_default = True
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when OpenVINO is installed, else how to get it."""

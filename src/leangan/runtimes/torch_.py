@@ -29,6 +29,7 @@ class Torch:
     free_sizes = True
     by_default = True
     runs_here = True
+    timed = True
 
     def missing(self) -> str | None:
         """None when PyTorch is installed, else how to get it."""

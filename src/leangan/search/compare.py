@@ -115,7 +115,7 @@ def bench(
     Args:
         source: whatever `leangan.load` takes.
         on: names of runtimes; all that are installed when left out, but for those that compile
-            for minutes.
+            for minutes. With one whose files hold one size, everything is timed at that.
         threads: CPU threads to measure on; all cores when left out.
         seed: of the random inputs.
         progress: called as progress(message, done, total).
@@ -131,15 +131,16 @@ def bench(
     say("Loading the model")
     model = open_model(source, **loading)
     generator = model.generator
+    for name in names:
+        generator = runtimes.fitting(generator, runtimes.get(name))
     quantized = generator.quantized
     workers = threads or os.cpu_count() or 1
     with Lab(generator, None, Data((), ()), workers, say) as lab:
         for name in names:
-            form = runtimes.fitting(generator, runtimes.get(name))
             for precision in runtimes.get(name).precisions(quantized=quantized):
                 if (name, precision) != ("torch", "fp32"):
                     title = f"{name} {precision}"
-                    lab.attempt(Candidate(title, name, precision, form, plain=not quantized))
+                    lab.attempt(Candidate(title, name, precision, generator, plain=not quantized))
         lab.time()
         entries = [c.entry(workers).to_json() for c in (lab.original, *lab.candidates)]
     return dict(

@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from leangan import runtimes
 from leangan.errors import LeanganError
 from leangan.generator import Generator
 from leangan.measure.image import mean_shift
@@ -113,13 +114,17 @@ class Lab:
         return candidate
 
     def time(self, *, seconds: float = 40.0) -> None:
-        """Time everything that runs beside the original, then the fastest of them once more.
+        """Time what runs, but for simulators, beside the original, then the fastest once more.
 
         Slow ones leave few rounds for all. Who is the fastest is told by many rounds, so those
         that may be it meet again without the others.
         """
         self.progress("Timing the candidates beside the original")
-        running = [c for c in (self.original, *self.candidates) if c.worker is not None]
+        running = [
+            c
+            for c in (self.original, *self.candidates)
+            if c.worker is not None and runtimes.get(c.runtime).timed
+        ]
         self._time(running, seconds * 0.4)
         fastest = max(c.speedup or 0 for c in running)
         finalists = [

@@ -122,6 +122,7 @@ def compress(
     followed = recipes.read(recipe) if recipe else None
     conditions(keep)  # a malformed floor is better known now than in a minute
     names = runtime_names([followed.runtime] if followed else on)
+    _check_timed(names)
     if followed:
         seed, limit = followed.seed, followed.limit
     say("Loading the model")
@@ -160,6 +161,16 @@ def compress(
             plan=lambda c: _plan_of(c, found, lab.power),
             command=command,
         )
+
+
+def _check_timed(names: Sequence[str]) -> None:
+    """The fastest cannot be chosen among those whose time says nothing."""
+    for name in names:
+        if not runtimes.get(name).timed:
+            raise UsageError(
+                f"What is written for {name} runs in a simulator here, so compress cannot tell how "
+                f"fast it is. Write it with leangan export --to {name}."
+            )
 
 
 def _check_order(generator: Generator, recipe: Path | None) -> None:
