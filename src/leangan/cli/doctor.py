@@ -112,7 +112,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     ]
     for name, found in facts["runtimes"].items():
         if "install" in found:
-            lines.append(f"{name}: not here; type: {found['install']}")
+            lines.append(f"{name}: not here; it needs: {found['install']}")
             continue
         runs = ", ".join([*found["float"], *found["quantized"]])
         if "elsewhere" in found:

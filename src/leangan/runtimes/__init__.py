@@ -14,8 +14,10 @@ from leangan.runtimes.hls4ml_ import Hls4ml
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.ncnn_ import Ncnn
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
+from leangan.runtimes.onnxruntime_gpu import ONNXRuntimeCUDA, ONNXRuntimeTensorRT
 from leangan.runtimes.openvino_ import OpenVINO
 from leangan.runtimes.torch_ import Torch, TorchInductor
+from leangan.runtimes.torch_cuda import TorchCUDA
 
 if TYPE_CHECKING:  # sessions run in processes that never import torch
     from leangan.generator import Generator
@@ -31,6 +33,9 @@ RUNTIMES: tuple[Runtime, ...] = (
     Ncnn(),
     CoreML(),
     Hls4ml(),
+    ONNXRuntimeCUDA(),
+    ONNXRuntimeTensorRT(),
+    TorchCUDA(),
 )
 
 __all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]

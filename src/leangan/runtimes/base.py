@@ -90,7 +90,7 @@ class Runtime(Protocol):
     proved and judged, and never competes for speed."""
 
     def missing(self) -> str | None:
-        """None when it can be used here, else the pip command that brings it."""
+        """None when it can be used here, else the command that brings it, or what it needs."""
         ...
 
     def precisions(self, *, quantized: bool) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from leangan.generator import Generator
 
-_MODEL = "generator.onnx"
+MODEL = "generator.onnx"
 _KINDS: dict[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -66,11 +66,11 @@ class ONNXRuntime:
         pack_codes(model)
         quantize_biases(model)
         index_weights(model)
-        return Artifact(self.name, precision, (save_onnx(model, folder / _MODEL),))
+        return Artifact(self.name, precision, (save_onnx(model, folder / MODEL),))
 
     def open(self, artifact: Artifact, threads: int) -> ONNXRuntimeSession:
         """Load and optimize for this CPU."""
-        return ONNXRuntimeSession(artifact.path, threads)
+        return ONNXRuntimeSession(artifact.path, threads, ["CPUExecutionProvider"])
 
 
 def quantize_biases(model: onnx.ModelProto) -> int:
@@ -129,14 +129,15 @@ def quantize_biases(model: onnx.ModelProto) -> int:
 class ONNXRuntimeSession:
     """An inference session, and the last inputs, which `int8_share` runs once more."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, providers: list[Any]) -> None:
         import onnxruntime as ort
 
         self._path = path
         self._threads = threads
-        self._session = ort.InferenceSession(
-            str(path), self._options(), providers=["CPUExecutionProvider"]
-        )
+        self._wanted = providers
+        self._session = ort.InferenceSession(str(path), self._options(), providers=providers)
+        self.providers: list[str] = self._session.get_providers()
+        """Those that could be loaded."""
         self._kinds = {v.name: _KINDS.get(v.type, np.float32) for v in self._session.get_inputs()}
         self._feed: dict[str, np.ndarray] | None = None
 
@@ -171,9 +172,7 @@ class ONNXRuntimeSession:
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = ort.InferenceSession(
-                str(self._path), options, providers=["CPUExecutionProvider"]
-            )
+            session = ort.InferenceSession(str(self._path), options, providers=self._wanted)
             session.run(None, self._feed)
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return share_of_profile(events)
@@ -187,12 +186,10 @@ class ONNXRuntimeSession:
         options = self._options()
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
-            optimized = Path(folder) / _MODEL
+            optimized = Path(folder) / MODEL
             options.optimized_model_filepath = str(optimized)
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = ort.InferenceSession(
-                str(self._path), options, providers=["CPUExecutionProvider"]
-            )
+            session = ort.InferenceSession(str(self._path), options, providers=self._wanted)
             run_often(lambda: session.run(None, self._feed))
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
             spent: dict[str, list[float]] = {}

@@ -30,6 +30,8 @@ class Torch:
     by_default = True
     runs_here = True
     timed = True
+    words: tuple[str, ...] = ("fp32", "bf16")
+    """The precisions that its file can be run in, on one CPU or another."""
 
     def missing(self) -> str | None:
         """None when PyTorch is installed, else how to get it."""
@@ -39,13 +41,14 @@ class Torch:
         """Nothing for int8: eager mode computes it in float, as a reference."""
         if quantized:
             return ()
-        return ("fp32", "bf16") if _has_bf16() else ("fp32",)
+        return self.words if _has_bf16() else ("fp32",)
 
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write generator.pt2."""
-        if precision not in ("fp32", "bf16"):
+        if precision not in self.words:
             raise LeanganError(
-                f"The runtime {self.name} has no precision {precision!r}; choose fp32 or bf16."
+                f"The runtime {self.name} has no precision {precision!r}; choose from "
+                f"{', '.join(self.words)}."
             )
         return Artifact(self.name, precision, (generator.save(folder / _MODEL),))
 
@@ -54,7 +57,7 @@ class Torch:
         import torch
 
         torch.set_num_threads(threads)
-        return TorchSession(_load(artifact), artifact.precision)
+        return TorchSession(load_module(artifact), artifact.precision)
 
 
 class TorchInductor(Torch):
@@ -74,30 +77,35 @@ class TorchInductor(Torch):
         import torch
 
         torch.set_num_threads(threads)
-        return TorchSession(torch.compile(_load(artifact)), artifact.precision)
+        return TorchSession(torch.compile(load_module(artifact)), artifact.precision)
 
 
 class TorchSession:
-    """A module without gradients; in bfloat16 under autocast and channels last."""
+    """A module without gradients; half precisions are run under autocast and channels last."""
 
-    def __init__(self, module: Callable[..., Any], precision: str) -> None:
+    def __init__(self, module: Callable[..., Any], precision: str, device: str = "cpu") -> None:
+        import torch
+
         self._module = module
-        self._bf16 = precision == "bf16"
+        self._device = device
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         """Run once, see `Session.run`."""
         import torch
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in inputs]
-        if self._bf16:
+        arrays = (np.ascontiguousarray(x, dtype=np.float32) for x in inputs)
+        tensors = [torch.from_numpy(x).to(self._device) for x in arrays]
+        half = self._half
+        if half is not None:
             tensors = [
                 t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
                 for t in tensors
             ]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+        with torch.no_grad(), torch.autocast(self._device, half, enabled=half is not None):
             result = self._module(*tensors)
         outputs = result if isinstance(result, tuple | list) else (result,)
-        return [t.float().contiguous().numpy() for t in outputs]
+        return [t.float().cpu().contiguous().numpy() for t in outputs]
 
     def int8_share(self) -> float | None:
         """None: eager mode does not tell."""
@@ -108,19 +116,22 @@ class TorchSession:
         return {}
 
 
-def _load(artifact: Artifact) -> Any:
+def load_module(artifact: Artifact) -> Any:
+    """The program of a .pt2 as a module, channels last where the precision is half."""
     import torch
 
     from leangan.archive import open_archive
 
     module = open_archive(artifact.path).module()
-    if artifact.precision == "bf16":
+    if artifact.precision != "fp32":
         for node in module.graph.nodes:
             # A view of what is channels last has no strides to be one.
             if node.target is torch.ops.aten.view.default:
                 node.target = torch.ops.aten.reshape.default
         module.recompile()
-        module.to(memory_format=torch.channels_last)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() == 4:  # of five axes, as modulated weights have, there is no such form
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return module
 
 

@@ -164,7 +164,7 @@ def runtime_names(wanted: Sequence[str] | None, *, to_run: bool = True) -> list[
     for name in wanted:
         missing = runtimes.get(name).missing()
         if missing:
-            raise BackendMissing(f"{name} is not installed; type: {missing}")
+            raise BackendMissing(f"{name} cannot be used here; what it needs: {missing}")
         if to_run and not runtimes.get(name).runs_here:
             raise UsageError(
                 f"The files of {name} do not run on this system, so nothing can be measured of "
