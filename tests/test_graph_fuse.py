@@ -312,3 +312,25 @@ def test_a_pixel_shuffle_by_views_is_recognised(order, split, known):
     x = torch.randn(2, 3, 10, 14)
     with torch.no_grad():
         assert torch.allclose(generator(x), net(x), atol=1e-6)
+
+
+class Seen(nn.Module):
+    """Norms behind a picture that a linear layer makes, and behind a crop."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 2 * 3 * 4, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 6, 3, 2)
+        self.last = nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.linear(x).view(-1, 2, 3, 4).permute(0, 3, 1, 2)))
+        return self.last(self.up(y)[:, :, :-1, 1:])
+
+
+def test_norms_are_folded_behind_views_and_crops():
+    plain = make(shake(Seen()).eval(), 2, 5)
+    folded = normalize(plain)
+    assert not any("norm" in name for name in ops(folded))
+    same(plain, folded, (1, 5), (3, 5))
