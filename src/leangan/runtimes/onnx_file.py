@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ _OPSET_OF_KINDS = 21
 """The first with integers of 4 bits, and with 16 bits in QuantizeLinear. Of the operators that
 OPSET's exporter writes, none has another meaning in it."""
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What the exporter's messages hold for terminals."""
 _AXES = {"N": "batch", "C": "channels", "H": "height", "W": "width", "T": "time"}
 
 
@@ -110,7 +113,8 @@ def _export(generator: Generator) -> onnx.ModelProto:
                 output_names=outputs,
             )
     except Exception as error:  # whatever the exporter says of an operator
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        plain = _COLOURS.sub("", str(error))
+        lines = [line for line in plain.splitlines() if line.strip()]
         raise LeanganError(
             f"{generator.name} cannot be written as ONNX: {type(error).__name__}: "
             f"{lines[0].strip() if lines else ''} Choose the runtime torch instead."
