@@ -113,7 +113,8 @@ def _export(generator: Generator) -> onnx.ModelProto:
                 output_names=outputs,
             )
     except Exception as error:  # whatever the exporter says of an operator
-        plain = _COLOURS.sub("", str(error))
+        # The exporter's own error tells of its steps; what it is from names the operator.
+        plain = _COLOURS.sub("", str(error.__cause__ or error)).split("See the stack trace")[0]
         lines = [line for line in plain.splitlines() if line.strip()]
         raise LeanganError(
             f"{generator.name} cannot be written as ONNX: {type(error).__name__}: "
