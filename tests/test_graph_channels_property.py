@@ -10,7 +10,7 @@ from leangan.testing.random_graphs import generator_of, inputs_of, networks, ran
 from leangan.testing.silence import check
 
 BY_HAND = "LEANGAN_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("LEANGAN_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("LEANGAN_EXAMPLES", "20"))
 """Networks to try; each with `KEEPS` random sets of channels."""
 KEEPS = 5
 
