@@ -47,12 +47,12 @@ Left out: hls4ml, which is for smaller networks, and what does not run on this m
 Row = tuple[str, str, str, str, str]
 
 
-def unet() -> Generator:
-    """A pix2pix U-Net of 5 levels; no package with trained weights of one was found."""
+def unet(width: int, downs: int, size: int) -> Generator:
+    """A pix2pix U-Net for pictures of size x size; none with trained weights was found."""
     torch.manual_seed(0)
-    net = UnetGenerator(width=16, downs=5)
+    net = UnetGenerator(width=width, downs=downs)
     settle(net)
-    return lg.load(net.eval(), example_inputs=(1, 3, 64, 64), ranges={"x": (-1, 1)})
+    return lg.load(net.eval(), example_inputs=(1, 3, size, size), ranges={"x": (-1, 1)})
 
 
 def stylegan() -> Generator:
@@ -65,7 +65,7 @@ def sources(srgan: Path | None, keras: list[Path]) -> dict[str, Callable[[], Gen
     found: dict[str, Callable[[], Generator]] = {
         "DCGAN": lambda: lg.load("zoo:dcgan-faces"),
         "CycleGAN": lambda: lg.load("zoo:cyclegan-vintage").sized({"H": 128, "W": 128}),
-        "U-Net": unet,
+        "U-Net": lambda: unet(16, 5, 64),
         "SRVGG": lambda: lg.load("zoo:realesr-animevideov3-x4").sized({"H": 48, "W": 48}),
         "HiFi-GAN": lambda: lg.load("zoo:hifigan-piper-joe"),
         "Small StyleGAN2": stylegan,

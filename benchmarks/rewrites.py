@@ -4,7 +4,7 @@
         [--precision bf16] [--threads 2] [--batch 1]
 
 The rewrites that pay are chosen as `compress` does, then both forms are timed in turns for long.
-The difference is of float32 files, as a share of the output's range.
+The difference is of the graphs in float32, as a share of the output's range.
 """
 
 from __future__ import annotations
@@ -12,40 +12,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-import torch
+from pairs import unet
 
 import leangan as lg
-from leangan.architectures.pix2pix_unet import UnetGenerator
 from leangan.generator import Generator
+from leangan.graph.rewrite import largest_difference
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
 from leangan.search.rewrites import rewrites_that_pay
 from leangan.tasks.base import Data
-from leangan.testing.patterns import settle
-
-
-def unet() -> Generator:
-    """The pix2pix U-Net for 256x256 with random weights, whose values do not change its speed."""
-    torch.manual_seed(0)
-    net = UnetGenerator(width=64, downs=8)
-    settle(net)
-    return lg.load(net.eval(), example_inputs=(1, 3, 256, 256), ranges={"x": (-1, 1)})
 
 
 def generators(models: list[str], with_unet: bool, batch: int) -> Iterator[Generator]:
     for model in models:
         yield lg.load(model).sized({"N": batch})
     if with_unet:
-        yield unet().sized({"N": batch})
-
-
-def difference(generator: Generator, plain: Generator) -> float:
-    """The largest, as a share of the output's range."""
-    inputs = plain.example()
-    with torch.inference_mode():
-        a, b = (g.module()(*inputs) for g in (plain, generator))
-    a, b = (y[0] if isinstance(y, tuple | list) else y for y in (a, b))
-    return float((a - b).abs().max() / (a.max() - a.min()))
+        yield unet(64, 8, 256).sized({"N": batch})
 
 
 def main() -> None:
@@ -70,7 +52,7 @@ def main() -> None:
         names = ", ".join(s.name for s in best.generator.history if s not in generator.history)
         print(
             f"| {generator.name} | {names or 'none'} | {times[0]:.1f} ms | {times[-1]:.1f} ms "
-            f"| {gained:.2f} | {difference(best.generator, generator):.1e} |",
+            f"| {gained:.2f} | {largest_difference(generator, best.generator):.1e} |",
             flush=True,
         )
 

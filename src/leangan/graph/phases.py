@@ -20,7 +20,8 @@ from torch.fx import GraphModule, Node
 from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten, read_convolution
-from leangan.graph.rewrite import free_path, new_tensor_node, replace_tensor, rewrite, tensor_of
+from leangan.graph.rewrite import free_path, new_tensor_node, replace_tensor, rewrite
+from leangan.graph.weights import stored_pair
 
 
 def transposed_as_phases(generator: Generator) -> Generator:
@@ -135,12 +136,10 @@ def _readable(module: GraphModule, node: Node) -> tuple[Convolution, Tensor, Ten
     conv = read_convolution(node)
     if conv is None or not conv.transposed or conv.axes != 2 or conv.padding is None:
         return None
-    weight, bias = tensor_of(module, conv.weight), tensor_of(module, conv.bias)
-    if weight is None or (bias is None and conv.bias is not None):
+    stored = stored_pair(module, conv)
+    if stored is None or conv.groups != 1 or set(conv.dilation) != {1}:
         return None
-    if conv.groups != 1 or set(conv.dilation) != {1}:
-        return None
-    return conv, weight.detach(), None if bias is None else bias.detach()
+    return conv, *stored
 
 
 def _sizes(node: Node) -> Sequence[Any]:

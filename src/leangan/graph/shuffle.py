@@ -12,6 +12,7 @@ from leangan.generator import Generator
 from leangan.graph.operators import Convolution, aten, only_user, read_convolution
 from leangan.graph.pointwise import reads_by_channel, replay
 from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
+from leangan.graph.weights import stored_pair
 
 MOST_MACS = 2.0
 """How many times the multiplications of a convolution may grow. Low resolution and wide channels
@@ -84,9 +85,10 @@ def _tail(module: GraphModule, shuffle: Node, rate: int) -> _Tail | None:
     conv = read_convolution(node)
     if conv is None or conv.x is not (before[-1] if before else shuffle):
         return None
-    weight = tensor_of(module, conv.weight)
-    if weight is None or (conv.bias is not None and tensor_of(module, conv.bias) is None):
+    stored = stored_pair(module, conv)
+    if stored is None:
         return None
+    weight, _ = stored
     kernel = [int(k) for k in weight.shape[2:]]
     if conv.transposed or conv.groups != 1 or {*conv.stride, *conv.dilation} != {1}:
         return None
@@ -100,7 +102,7 @@ def _tail(module: GraphModule, shuffle: Node, rate: int) -> _Tail | None:
     if grown > MOST_MACS:
         return None
     after, _ = _pointwise_run(module, conv.node)
-    return _Tail(before, conv, weight.detach(), after)
+    return _Tail(before, conv, weight, after)
 
 
 def _reach(kernel: int, rate: int) -> int:

@@ -10,7 +10,8 @@ from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import aten, is_call, only_user, read_convolution
 from leangan.graph.pointwise import reads_by_channel, replay
-from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
+from leangan.graph.rewrite import replace_tensor, rewrite
+from leangan.graph.weights import stored_pair
 
 
 def shuffle_by_phase(generator: Generator) -> Generator:
@@ -40,9 +41,10 @@ def _reorder(module: GraphModule, shuffle: Node) -> bool:
     conv = read_convolution(start)
     if conv is None or conv.transposed or conv.groups != 1 or conv.axes != 2:
         return False
-    weight, bias = tensor_of(module, conv.weight), tensor_of(module, conv.bias)
-    if weight is None or (bias is None and conv.bias is not None):
+    stored = stored_pair(module, conv)
+    if stored is None:
         return False
+    weight, bias = stored
     crops, after = _run_after(module, shuffle)
 
     def by_phase(tensor: Tensor, axis: int) -> Tensor:
@@ -56,10 +58,10 @@ def _reorder(module: GraphModule, shuffle: Node) -> bool:
         return torch.cat([tensor] * squared, axis)
 
     graph, node = module.graph, conv.node
-    ordered = replace_tensor(module, node, conv.weight, by_phase(weight.detach(), 0))
+    ordered = replace_tensor(module, node, conv.weight, by_phase(weight, 0))
     offset = None
     if conv.bias is not None and bias is not None:
-        offset = replace_tensor(module, node, conv.bias, by_phase(bias.detach(), 0))
+        offset = replace_tensor(module, node, conv.bias, by_phase(bias, 0))
     with graph.inserting_before(node):
         x = graph.node_copy(node)
     x.args = (conv.x, ordered, offset, *node.args[3:])

@@ -7,7 +7,6 @@ that of Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from leangan.generator import Generator
+from leangan.graph.depth_to_space import times
 from leangan.graph.operators import arguments, aten, is_call, only_user, read_convolution
-from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
+from leangan.graph.rewrite import replace_tensor, rewrite
+from leangan.graph.weights import stored_pair
 
 _END = 2**63 - 1
 
@@ -95,10 +96,10 @@ def replace_transposed(module: GraphModule) -> int:
         conv = read_convolution(node)
         if conv is None or not conv.transposed or conv.axes != 2 or conv.padding is None:
             continue
-        weight = tensor_of(module, conv.weight)
-        bias = tensor_of(module, conv.bias)
-        if weight is None or (bias is None and conv.bias is not None):
+        stored = stored_pair(module, conv)
+        if stored is None:
             continue
+        weight, bias = stored
         if conv.groups != 1 or set(conv.dilation) != {1} or set(conv.stride) == {1}:
             continue
         axes = [
@@ -121,10 +122,10 @@ def replace_upsampled(module: GraphModule) -> int:
         factors = arguments(conv.x).get("scale_factors")
         if not factors or any(f != int(f) for f in factors):
             continue
-        weight = tensor_of(module, conv.weight)
-        bias = tensor_of(module, conv.bias)
-        if weight is None or (bias is None and conv.bias is not None):
+        stored = stored_pair(module, conv)
+        if stored is None:
             continue
+        weight, bias = stored
         if conv.groups != 1 or set(conv.dilation) != {1} or set(conv.stride) != {1}:
             continue
         rates = [int(f) for f in factors]
@@ -132,7 +133,7 @@ def replace_upsampled(module: GraphModule) -> int:
         for a in (0, 1):
             kernel = int(weight.shape[2 + a])
             axes.append(_axis(kernel + rates[a] - 1, rates[a], kernel - 1 - conv.padding[a], 0))
-        summed = _upsampled_kernel(weight.detach(), rates)
+        summed = _upsampled_kernel(weight, rates)
         source: Any = conv.x.args[0]
         count += _replace(module, node, source, conv.weight, summed, conv.bias, bias, axes)
     return count
@@ -163,10 +164,10 @@ def _replace(
     if any(a.last < 0 or a.first > 0 for a in axes):
         return 0  # more padding than kernel: its taps would not surround the output
     rows, columns = axes[0].stride, axes[1].stride
-    new_weight = replace_tensor(module, node, weight_node, _phases(weight.detach(), axes))
+    new_weight = replace_tensor(module, node, weight_node, _phases(weight, axes))
     new_bias = None
     if bias_node is not None and bias is not None:
-        repeated = bias.detach().repeat_interleave(rows * columns)
+        repeated = bias.repeat_interleave(rows * columns)
         new_bias = replace_tensor(module, node, bias_node, repeated)
     graph = module.graph
     with graph.inserting_before(node):
@@ -233,11 +234,5 @@ def _shuffle(
     order = [places.index(p) for p in (0, 1, 4, 2, 5, 3) if p in places]
     x = graph.call_function(aten.reshape.default, (x, [split[p] for p in places]))
     x = graph.call_function(aten.permute.default, (x, order))
-    whole: list[Any] = [batch, channels, _times(graph, height, rows), _times(graph, width, columns)]
+    whole: list[Any] = [batch, channels, times(graph, height, rows), times(graph, width, columns)]
     return graph.call_function(aten.reshape.default, (x, whole))
-
-
-def _times(graph: Graph, size: Any, factor: int) -> Any:
-    if isinstance(size, int):
-        return size * factor
-    return size if factor == 1 else graph.call_function(operator.mul, (size, factor))

@@ -104,6 +104,17 @@ def stored_weights(generator: Generator, module: GraphModule) -> list[StoredWeig
     return found
 
 
+def stored_pair(module: GraphModule, conv: Convolution) -> tuple[Tensor, Tensor | None] | None:
+    """A convolution's weight and bias, detached; None where one of them is not stored.
+
+    The second is None where there is no bias. Shapes as in `Convolution`.
+    """
+    weight, bias = tensor_of(module, conv.weight), tensor_of(module, conv.bias)
+    if weight is None or (bias is None and conv.bias is not None):
+        return None
+    return weight.detach(), None if bias is None else bias.detach()
+
+
 def with_weights(generator: Generator, new: Mapping[str, Tensor]) -> ExportedProgram:
     """The same program with other values in some parameters, by path; what was tied stays so."""
     program = copy.copy(generator.program)

@@ -55,10 +55,8 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
         original: without any rewrite.
         best: what `rewrites_that_pay` found.
     """
-    kept = tuple(n for n in DOOR_REWRITES if n in {s.name for s in best.generator.history})
-    kept = tuple(n for n in kept if n not in {s.name for s in original.history})
-    float_only = tuple(n for n in kept if n in FLOAT_ONLY)
-    kept = tuple(n for n in kept if n not in FLOAT_ONLY)
+    done = {s.name for s in best.generator.history} - {s.name for s in original.history}
+    kept = tuple(n for n in DOOR_REWRITES if n in done - FLOAT_ONLY)
     precision = runtimes.get(best.runtime).precisions(quantized=True)[-1]
 
     chosen = kept
@@ -67,9 +65,9 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
         def form(names: tuple[str, ...]) -> Candidate:
             made = _rewritten(original, names)
             rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
-            opened = lab.opened(Candidate("8 bits", best.runtime, precision, rough))
-            stack.callback(opened.close)
-            return opened
+            candidate = Candidate("8 bits", best.runtime, precision, rough)
+            stack.callback(candidate.close)  # also of one that is interrupted while it opens
+            return lab.opened(candidate)
 
         fastest: Candidate | None = None
         for name in reversed(kept):  # what was built on comes after what builds on it
@@ -80,7 +78,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
             fastest, tried = fastest or form(chosen), form(fewer)
             if lab.faster(tried, fastest) >= _HELPS:
                 chosen, fastest = fewer, tried
-    if chosen == kept and not float_only:
+    if chosen == kept and not done & FLOAT_ONLY:
         return best
     wanted = _float(best, _rewritten(original, chosen))
     known = {c.name: c for c in lab.candidates if c.worker is not None}
