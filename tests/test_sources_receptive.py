@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from leangan.graph.receptive import receptive_field
+from leangan.graph.shuffle_order import shuffle_by_phase
 from leangan.sources.module import from_module
 
 
@@ -92,3 +93,13 @@ def test_tiles_with_the_halo_equal_the_whole() -> None:
     tile = generator(x[:, :, 10 - halo : 20 + halo, 10 - halo : 20 + halo])
     inner = slice(2 * halo, -2 * halo)
     torch.testing.assert_close(tile[:, :, inner, inner], whole[:, :, 20:40, 20:40])
+
+
+def test_a_shuffle_by_phase_reaches_as_far() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(2, 3, 5, padding=2)
+    )
+    generator = from_module(net.eval(), (torch.rand(1, 3, 16, 16),))
+    ordered = shuffle_by_phase(generator)
+    assert ordered is not generator
+    assert receptive_field(ordered) == receptive_field(generator) == 2

@@ -7,6 +7,7 @@ Receptive Fields of Convolutional Neural Networks, Distill 2019).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,6 +17,7 @@ import torch
 from torch.fx import Node
 
 from leangan.generator import Generator
+from leangan.graph.recognise import BY_PHASE, put_shuffles
 
 Interval = tuple[int, int]
 """First and last wanted position along one axis; borders are not looked at."""
@@ -42,9 +44,13 @@ def receptive_field(generator: Generator) -> int | None:
         known, so that tiling would not be safe.
     """
     program = generator.program
-    nodes = list(program.graph.nodes)
+    graph = copy.deepcopy(program.graph)
+    put_shuffles(graph, BY_PHASE)  # each value's place in the picture is all that counts here
+    nodes = list(graph.nodes)
     names = {str(name) for name in program.graph_signature.user_inputs}
-    inputs = [n for n in nodes if n.op == "placeholder" and n.name in names]
+    # A copy may name its nodes otherwise; their order is the same.
+    known, copied = (g.find_nodes(op="placeholder") for g in (program.graph, graph))
+    inputs = [c for n, c in zip(known, copied, strict=True) if n.name in names]
     furthest = 0
     for axis in range(-1, -1 - max(_spatial_axes(generator)), -1):
         reach = _reach(nodes, inputs, axis)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.graph.operators import aten, is_call, only_user
 
-_ORDER = [0, 1, 4, 2, 5, 3]
-"""(N, C, rows, columns, H, W) to (N, C, H, rows, W, columns)."""
+BY_CHANNEL = [0, 1, 4, 2, 5, 3]
+"""(N, C, rows, columns, H, W) to (N, C, H, rows, W, columns), which is pixel_shuffle."""
+BY_PHASE = [0, 3, 4, 1, 5, 2]
+"""(N, rows, columns, C, H, W) to (N, C, H, rows, W, columns), see `depth_to_space`."""
 _VIEWS = (
     aten.view,
     aten.reshape,
@@ -25,17 +27,25 @@ _VIEWS = (
 
 def recognise_shuffles(module: GraphModule) -> int:
     """Views, a permute and views that come to a pixel_shuffle: old exporters and older code."""
+    return put_shuffles(module.graph, BY_CHANNEL)
+
+
+def put_shuffles(graph: Graph, order: list[int]) -> int:
+    """A pixel_shuffle where views and a permute by `order` stand; returns how many.
+
+    Where that is `BY_PHASE` the values land in other channels than before, at the same places.
+    """
     count = 0
-    for node in list(module.graph.nodes):
-        if not is_call(node, aten.permute) or list(node.args[1]) != _ORDER:
+    for node in list(graph.nodes):
+        if not is_call(node, aten.permute) or list(node.args[1]) != order:
             continue
         before = _until_picture(node.args[0], lambda n: n.args[0])
         after = _until_picture(only_user(node), only_user)
-        rate = _rate(before, node.args[0], after)
+        rate = _rate(before, node.args[0], after, order[1])
         if before is None or after is None or rate is None:
             continue
-        with module.graph.inserting_before(after):
-            shuffle = module.graph.call_function(aten.pixel_shuffle.default, (before, rate))
+        with graph.inserting_before(after):
+            shuffle = graph.call_function(aten.pixel_shuffle.default, (before, rate))
         shuffle.meta["val"] = after.meta["val"]
         after.replace_all_uses_with(shuffle)
         count += 1
@@ -53,17 +63,19 @@ def _until_picture(node: Any, on: Callable[[Node], Any]) -> Node | None:
     return None
 
 
-def _rate(before: Node | None, split: Node, after: Node | None) -> int | None:
-    """How much is shuffled; None when these shapes are those of something else."""
+def _rate(before: Node | None, split: Node, after: Node | None, place: int) -> int | None:
+    """How much is shuffled, the channels being at `place`; None where the shapes are not such."""
     if before is None or after is None or not is_call(after, *_VIEWS):
         return None
     batch, channels, height, width = before.meta["val"].shape
     parts = split.meta["val"].shape
-    kept, rate = parts[1], parts[2]
+    kept, rate = parts[place], parts[2]
     if not (isinstance(rate, int) and isinstance(kept, int)) or rate < 2:
         return None
+    split_so = [batch, rate, rate, rate, height, width]
+    split_so[place] = kept
     equal = [
-        *zip(parts, (batch, kept, rate, rate, height, width), strict=True),
+        *zip(parts, split_so, strict=True),
         *zip(after.meta["val"].shape, (batch, kept, height * rate, width * rate), strict=True),
         (channels, kept * rate * rate),
     ]
