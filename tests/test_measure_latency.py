@@ -10,7 +10,7 @@ import pytest
 
 from leangan.errors import LeanganError
 from leangan.measure import latency
-from leangan.measure.latency import Timing, Worker, paired, speedup
+from leangan.measure.latency import Timing, Worker, doubt, paired, speedup
 from leangan.runtimes import Artifact
 
 FAKE = """
@@ -251,6 +251,26 @@ def test_budget_bounds_slow_networks(clock):
     assert clock[0] == 240  # two calls each, the least that there is to say
     assert [len(t.rounds) for t in timings] == [1, 1]
     assert not timings[0].steady
+
+
+def test_no_more_rounds_than_the_question_needs(clock):
+    log = []
+    workers = [
+        Scripted(n, lambda t, k=k: k * (10 + t), log, clock) for n, k in (("a", 2), ("b", 1))
+    ]
+    a, b = paired(workers, enough=lambda timings: doubt(*timings) < 0.02)
+    assert len(a.rounds) == len(b.rounds) == 5  # fewer say nothing of how sure they are
+    a, b = paired(workers, enough=lambda timings: doubt(*timings) < 0)
+    assert len(a.rounds) == 15
+
+
+def test_doubt_is_the_error_that_medians_have():
+    rng = np.random.default_rng(0)
+    quiet = Timing(((10.0,),) * 9, 50.0, True)
+    noisy = [Timing(tuple((10 / r,) for r in rng.normal(2, 0.1, 9)), 50, True) for _ in range(500)]
+    spread = float(np.std([speedup(quiet, n) for n in noisy])) / 2
+    assert np.mean([doubt(quiet, n) for n in noisy]) == pytest.approx(spread, rel=0.2)
+    assert doubt(quiet, quiet) == 0
 
 
 def test_warm_up_goes_on_while_calls_get_faster(clock):

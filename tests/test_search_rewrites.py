@@ -28,8 +28,8 @@ class Lab:
         self.tried.append(self.rewrites(candidate))
         return candidate
 
-    def faster(self, new, old):
-        return self.times[self.rewrites(old)] / self.times[self.rewrites(new)]
+    def pays(self, new, old):
+        return self.times[self.rewrites(old)] / self.times[self.rewrites(new)] >= 1.02
 
     def opened(self, candidate):
         assert self.rewrites(candidate)[-1] == "quantize_linear"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,8 @@ _ROUND_MS = 150.0
 """About how long one candidate runs in one round."""
 _MOST_CALLS = 30
 _WARM_CALLS = 5
+_FEWEST_ROUNDS = 5
+"""Before that many nothing is said of how sure a speed-up is."""
 _STEADY = 0.95
 """Warm-up ends when the median of some calls is no longer below this share of those before."""
 
@@ -203,12 +206,34 @@ def speedup(baseline: Timing, other: Timing) -> float:
 
     Both must come from one call of `paired`.
     """
+    return float(np.median(_ratios(baseline, other)))
+
+
+def doubt(baseline: Timing, other: Timing) -> float:
+    """Standard error of their `speedup`, as a share of it; inf where there were too few rounds.
+
+    Of a median, by the median distance from it, as for normal errors: a round that was disturbed
+    counts as one.
+    """
+    ratios = _ratios(baseline, other)
+    if len(ratios) < _FEWEST_ROUNDS:
+        return math.inf
+    middle = np.median(ratios)
+    deviation = 1.4826 * np.median(np.abs(ratios - middle))
+    return float(1.2533 * deviation / math.sqrt(len(ratios)) / middle)
+
+
+def _ratios(baseline: Timing, other: Timing) -> np.ndarray:
     pairs = zip(baseline.rounds, other.rounds, strict=True)
-    return float(np.median([np.median(a) / np.median(b) for a, b in pairs]))
+    return np.array([np.median(a) / np.median(b) for a, b in pairs])
 
 
 def paired(
-    workers: Sequence[Worker], *, rounds: int = 15, seconds_budget: float = 30.0
+    workers: Sequence[Worker],
+    *,
+    rounds: int = 15,
+    seconds_budget: float = 30.0,
+    enough: Callable[[Sequence[Timing]], bool] = lambda timings: False,
 ) -> list[Timing]:
     """Time candidates side by side.
 
@@ -217,6 +242,7 @@ def paired(
         rounds: the most rounds; fewer when the time is up, but always one.
         seconds_budget: for all of it, up to half of it for warming up. Only networks so slow
             that two calls of each take longer exceed it.
+        enough: asked after each round whether what was seen so far answers the question.
 
     Returns:
         One Timing per worker, in order, all with the same number of rounds.
@@ -232,6 +258,7 @@ def paired(
     warm = [_warm_up(worker, share) for worker in workers]
     calls = [max(1, min(_MOST_CALLS, round(_ROUND_MS / max(ms, 1e-3)))) for ms, _ in warm]
     times: list[list[tuple[float, ...]]] = [[] for _ in workers]
+    seen: list[Timing] = []
     for number in range(rounds):
         begun = time.perf_counter()
         for i in _order(number, len(workers)):
@@ -239,13 +266,14 @@ def paired(
             # speaks of them and is dropped.
             extra = calls[i] > 2
             times[i].append(tuple(workers[i].time(calls[i] + extra)[extra:]))
+        seen = [
+            Timing(tuple(t), worker.first_ms or 0.0, steady)
+            for t, worker, (_, steady) in zip(times, workers, warm, strict=True)
+        ]
         now = time.perf_counter()
-        if now - start + (now - begun) > seconds_budget:
+        if now - start + (now - begun) > seconds_budget or enough(seen):
             break
-    return [
-        Timing(tuple(t), worker.first_ms or 0.0, steady)
-        for t, worker, (_, steady) in zip(times, workers, warm, strict=True)
-    ]
+    return seen
 
 
 def _order(number: int, count: int) -> list[int]:

@@ -14,7 +14,7 @@ from leangan import runtimes
 from leangan.errors import LeanganError
 from leangan.generator import Generator
 from leangan.measure.image import mean_shift
-from leangan.measure.latency import paired, speedup
+from leangan.measure.latency import Timing, doubt, paired, speedup
 from leangan.search.candidate import Candidate
 from leangan.tasks.base import Data, Score, Task
 from leangan.tasks.images import from_port
@@ -24,6 +24,12 @@ from leangan.tasks.quality import score
 Progress = Callable[..., None]
 """progress(message, done=None, total=None)."""
 
+_HELPS = 1.02
+"""A change that makes things less than 2% faster is noise."""
+_SURE = 3.0
+"""Standard errors that a speed-up must lie away from what is asked for it to be clear."""
+_ROUGHLY, _WELL = 0.03, 0.007
+"""Standard errors at which speed-ups are known: of all candidates, and of those that may win."""
 _FINAL = 2.5
 """Who is so many times slower than the fastest, in few rounds, is not the fastest."""
 
@@ -100,12 +106,17 @@ class Lab:
         self._judge(candidate)
         return candidate
 
-    def faster(self, new: Candidate, old: Candidate, *, seconds: float = 5.0) -> float:
-        """How many times faster `new` is than `old`; 0 when one of them does not run."""
+    def pays(self, new: Candidate, old: Candidate, *, seconds: float = 5.0) -> bool:
+        """Whether `new` is faster than `old` by more than noise; not when one does not run."""
         if new.worker is None or old.worker is None:
-            return 0.0
-        a, b = paired([old.worker, new.worker], seconds_budget=seconds)
-        return speedup(a, b)
+            return False
+
+        def clear(timings: Sequence[Timing]) -> bool:
+            away = abs(speedup(*timings) / _HELPS - 1)
+            return away > _SURE * doubt(*timings)
+
+        timings = paired([old.worker, new.worker], seconds_budget=seconds, enough=clear)
+        return speedup(*timings) >= _HELPS
 
     def opened(self, candidate: Candidate) -> Candidate:
         """Built for its speed alone: neither proved nor judged nor kept. The caller closes it."""
@@ -125,21 +136,32 @@ class Lab:
             for c in (self.original, *self.candidates)
             if c.worker is not None and runtimes.get(c.runtime).timed
         ]
-        self._time(running, seconds * 0.4)
+        self._time(running, seconds * 0.4, _ROUGHLY)
         fastest = max(c.speedup or 0 for c in running)
         finalists = [
             c for c in running if c is not self.original and (c.speedup or 0) > fastest / _FINAL
         ]
         self.progress("Timing the fastest beside the original")
-        self._time([self.original, *finalists], seconds * 0.6)
+        self._time([self.original, *finalists], seconds * 0.6, _WELL)
         for candidate in running:
             best = _best_plain_float([c for c in running if c.runtime == candidate.runtime])
             if best is not None and candidate is not best and not candidate.plain:
                 candidate.slower_than_float = (candidate.speedup or 0) < (best.speedup or 0)
 
-    def _time(self, candidates: Sequence[Candidate], seconds: float) -> None:
-        """Interleaved; the first of them is what the others' speed-ups are against."""
-        timings = paired([c.worker for c in candidates if c.worker], seconds_budget=seconds)
+    def _time(self, candidates: Sequence[Candidate], seconds: float, known: float) -> None:
+        """Interleaved; the first of them is what the others' speed-ups are against.
+
+        Args:
+            candidates: all of them running.
+            seconds: at most.
+            known: standard error, as a share, at which a speed-up needs no more rounds.
+        """
+
+        def enough(timings: Sequence[Timing]) -> bool:
+            return all(doubt(timings[0], t) < known for t in timings)
+
+        workers = [c.worker for c in candidates if c.worker]
+        timings = paired(workers, seconds_budget=seconds, enough=enough)
         for candidate, timing in zip(candidates, timings, strict=True):
             candidate.latency = timing.latency()
             candidate.speedup = speedup(timings[0], timing)

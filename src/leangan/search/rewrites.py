@@ -14,8 +14,6 @@ from leangan.techniques.calibrate import calibrate
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.scheme import Scheme
 
-_HELPS = 1.02
-"""A rewrite that makes things less than 2% faster is noise, and is left out."""
 _ROUGH = Scheme(range="minmax", equalize=False)
 """The numbers of 8 bits say nothing of their speed: any will do to time a form."""
 
@@ -39,7 +37,7 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
                 made = DOOR_REWRITES[then](made)
                 names = (*(n for n in names if n != then), then)
             candidate = lab.attempt(_float(plain, made))
-            if lab.faster(candidate, best) >= _HELPS:
+            if lab.pays(candidate, best):
                 best, kept = candidate, names
     return best
 
@@ -76,7 +74,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
             lab.progress(f"Taking back in 8 bits: {name}")
             fewer = tuple(n for n in chosen if n != name)
             fastest, tried = fastest or form(chosen), form(fewer)
-            if lab.faster(tried, fastest) >= _HELPS:
+            if lab.pays(tried, fastest):
                 chosen, fastest = fewer, tried
     if chosen == kept and not done & FLOAT_ONLY:
         return best
