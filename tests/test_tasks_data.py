@@ -24,8 +24,16 @@ from leangan.measure import perceptual
 from leangan.tasks.array_files import fit_sizes, read_arrays
 from leangan.tasks.base import Sample
 from leangan.tasks.calibration import check_inputs
-from leangan.tasks.pictures import flat_samples, picture_examples, scale, working_size
+from leangan.tasks.images import Picture
+from leangan.tasks.pictures import (
+    flat_samples,
+    kept_size,
+    picture_examples,
+    scale,
+    working_size,
+)
 from leangan.tasks.super_resolution import shrink
+from leangan.tasks.variation import vary
 
 
 @pytest.fixture(autouse=True)
@@ -383,19 +391,49 @@ def test_metrics_see_the_clipped_picture(smooth):
     assert scores["psnr"].mean == 100
 
 
+def ramp(path, side):
+    """Grey from 0 to 1 from left to right: a part shows how much of the width it is."""
+    level = np.linspace(0, 255, side).round().astype(np.uint8)
+    Image.fromarray(np.tile(level, (side, 1))).convert("RGB").save(path)
+
+
 def test_examples_are_seen_at_many_scales_but_never_enlarged(tmp_path):
     for number, side in enumerate((40, 200, 20)):
-        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
-    seen = {}
+        ramp(tmp_path / f"{number}.png", side)
+    shares = {}
 
     def make(picture, place):
-        seen.setdefault(picture.name, set()).add(picture.rgb.shape[1:])
+        assert picture.rgb.shape == (3, 32, 32)
+        span = float(picture.rgb.max() - picture.rgb.min())
+        shares.setdefault(picture.name, []).append(span)
         return Sample(picture.name, (picture.rgb,))
 
     stream = picture_examples(tmp_path, make, seed=0, without=(), least=(32, 32))
     for _ in range(120):
         next(stream)
-    assert min(h for h, _ in seen["0.png"]) >= 32
-    assert min(h for h, _ in seen["1.png"]) >= 100
-    assert len(seen["1.png"]) > 20
-    assert seen["2.png"] == {(20, 20)}
+    assert min(shares["0.png"]) > 32 / 40 - 0.05
+    assert 0.4 < min(shares["1.png"]) < 0.6
+    assert len({round(share, 2) for share in shares["1.png"]}) > 20
+    assert min(shares["2.png"]) > 0.95  # all of it: a part would be blurred more
+
+
+def test_photos_that_decode_large_are_kept_small():
+    picture = Picture("a.png", torch.rand(3, 300, 500))
+    assert kept_size(picture, (32, 32)).rgb.shape[1:] == (64, 107)
+    assert kept_size(picture, None) is picture
+    assert kept_size(picture, (200, 200)) is picture
+
+
+def test_varied_pictures_differ_in_colour_and_not_in_shape():
+    rgb = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0))
+    made = [vary(rgb, seed) for seed in range(60)]
+    same = [m for m in made if torch.equal(m, rgb)]
+    assert 8 < len(same) < 30
+    assert torch.equal(vary(rgb, 7), made[7])
+    for picture in made:
+        assert picture.shape == rgb.shape
+        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+    shifts = [float((m.mean((1, 2)) - rgb.mean((1, 2))).abs().max()) for m in made]
+    assert max(shifts) > 0.1
+    grey = torch.stack([m.mean(0).flatten() for m in made])  # swapped ones too
+    assert float(torch.corrcoef(torch.cat([rgb.mean(0).flatten()[None], grey]))[0].min()) > 0.6

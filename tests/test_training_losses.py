@@ -64,6 +64,17 @@ def test_pictures_are_compared_in_one_range_whatever_theirs():
     assert float(there) == pytest.approx(float(here), rel=1e-5)
 
 
+def test_a_pyramid_minds_tones_more_than_grain():
+    rng = torch.Generator().manual_seed(0)
+    wanted = torch.rand(1, 3, 32, 32, generator=rng) * 2 - 1
+    grain = torch.randn(wanted.shape, generator=rng).sign() * 0.1
+    both = Objective({"pyramid": 1.0, "charbonnier": 1.0}, PICTURE)
+    tone, noise = both(wanted + 0.1, wanted), both(wanted + grain, wanted)
+    assert float(tone["charbonnier"]) == pytest.approx(float(noise["charbonnier"]), rel=1e-3)
+    assert float(tone["pyramid"]) == pytest.approx(float(tone["charbonnier"]), rel=1e-3)
+    assert float(noise["pyramid"]) < 0.55 * float(tone["pyramid"])
+
+
 def test_wavelets_see_edges_and_not_what_is_flat():
     wanted = torch.rand(1, 3, 32, 32)
     stripes = torch.zeros(1, 3, 32, 32)

@@ -3,8 +3,8 @@
 The picture's blocks of 4x4 pixels become channels (PixelUnshuffle), plain residual blocks change
 them, and they become pixels again (PixelShuffle, Shi et al. 2016); the input is added. No norms
 and no transposed convolutions: these are what a small network spends its time on. A gate and a
-shift read off the whole picture's average (Hu et al. 2018) take the place of what InstanceNorm
-knows of it.
+shift read off each channel's mean and deviation over the whole picture (Hu et al. 2018; Lee et al.
+2019) take the place of what InstanceNorm knows of it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ from torch.nn import functional as F
 
 from leangan.architectures.base import Architecture, Ports, State, image_port, numbered
 
+_EPSILON = 1e-5
+"""Added to variances, whose root has no slope at 0."""
+
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside the identity, gated by the picture's average where wanted."""
+    """Two 3x3 convolutions beside the identity, gated by the whole picture where wanted."""
 
     def __init__(self, width: int, gated: bool) -> None:
         super().__init__()
         self.a = nn.Conv2d(width, width, 3, padding=1)
         self.b = nn.Conv2d(width, width, 3, padding=1)
-        self.gate = nn.Conv2d(width, 2 * width, 1) if gated else None
+        self.gate = nn.Conv2d(2 * width, 2 * width, 1) if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, width, H, W] to the same."""
         y = self.b(F.relu(self.a(x)))
         if self.gate is not None:
-            scale, shift = self.gate(x.mean((2, 3), keepdim=True)).chunk(2, 1)
+            mean = x.mean((2, 3), keepdim=True)
+            variance = (x - mean).square().mean((2, 3), keepdim=True)
+            seen = torch.cat([mean, (variance + _EPSILON).sqrt()], 1)
+            scale, shift = self.gate(seen).chunk(2, 1)
             y = y * torch.sigmoid(scale) + shift
         return x + y
 

@@ -44,7 +44,7 @@ _LEAST_SIDE = 32
 _FEWEST, _MOST = 64, 65536
 """Examples to prepare."""
 _MOST_BYTES = 1 << 30
-_TEACHING = 0.15
+_TEACHING = 0.25
 """Share of a run's time that the teacher may take to prepare examples."""
 _SHOWN = 4
 _EXACT_DB = {"finetune": 50.0, "distill": 35.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from leangan.generator import Generator, Port, Signature
 from leangan.graph.receptive import receptive_field
 from leangan.tasks.base import Data, Sample
 from leangan.tasks.images import Picture, is_image, list_images, read_image, to_port
+from leangan.tasks.variation import vary
 
 Make = Callable[[Picture, tuple[float, float]], Sample]
 """Makes a sample of the part of a picture at (y, x), each 0 (top, left) to 1; 0.5 is the centre."""
@@ -103,6 +105,7 @@ def picture_examples(
     seed: int,
     without: Collection[str],
     least: tuple[int, int] | None = None,
+    varied: bool = False,
 ) -> Iterator[Sample]:
     """Random parts of the pictures under `source`, every second one mirrored, without end.
 
@@ -117,6 +120,7 @@ def picture_examples(
             half to the whole of the picture's sides is cut first, so that things are seen at many
             scales, but none that would have to be enlarged: blurred pictures teach what no
             photo shows.
+        varied: whether most parts get other tones and colours (see `tasks.variation`).
 
     Raises:
         LeanganError: no usable picture is left.
@@ -135,16 +139,19 @@ def picture_examples(
                 continue
             place, mirrored = (rng.random(), rng.random()), rng.random() < 0.5
             share, corner = rng.random(), (rng.random(), rng.random())
+            colours = rng.getrandbits(32)
             try:
-                picture = _decoded(file)
+                picture = _decoded(file, least)
                 rgb = picture.rgb
                 if least is not None:
                     needed = max(n / have for n, have in zip(least, rgb.shape[1:], strict=True))
                     low = min(1.0, max(_LEAST_PART, needed))
                     height, width = (round(n * (low + (1 - low) * share)) for n in rgb.shape[1:])
-                    rgb = crop(rgb, height, width, corner)
+                    rgb = cover(crop(rgb, height, width, corner), *least)
                 if mirrored:
                     rgb = rgb.flip(2)
+                if varied:
+                    rgb = vary(rgb, colours)
                 yield make(replace(picture, name=_named(source, file), rgb=rgb), place)
             except UsageError:
                 raise
@@ -156,10 +163,20 @@ def picture_examples(
             )
 
 
-@functools.lru_cache(maxsize=64)
-def _decoded(file: Path) -> Picture:
+@functools.lru_cache(maxsize=128)
+def _decoded(file: Path, least: tuple[int, int] | None) -> Picture:
     """Decoding a photo takes longer than all that is done with it."""
-    return read_image(file)
+    return kept_size(read_image(file), least)
+
+
+def kept_size(picture: Picture, least: tuple[int, int] | None) -> Picture:
+    """No larger than needed where parts of at least half its sides are resized to `least`."""
+    if least is None:
+        return picture
+    height, width = (math.ceil(n / _LEAST_PART) for n in least)
+    if picture.rgb.shape[1] < height or picture.rgb.shape[2] < width:
+        return picture
+    return replace(picture, rgb=cover(picture.rgb, height, width))
 
 
 def _named(source: Path, file: Path) -> str:

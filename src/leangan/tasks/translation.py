@@ -50,10 +50,14 @@ class Translation:
         seed: int = 0,
         without: Collection[str] = (),
     ) -> Iterator[Sample]:
-        """Parts of pictures at many scales."""
+        """Parts of pictures at many scales, most with other tones and colours.
+
+        The generator answers for any picture, so varied ones are as right to learn from as photos,
+        and a student that has seen few photos fits those few.
+        """
         folder, make = needed_folder(generator, source), _maker(generator)
         least = working_size(generator.signature.inputs[0])
-        return picture_examples(folder, make, seed=seed, without=without, least=least)
+        return picture_examples(folder, make, seed=seed, without=without, least=least, varied=True)
 
     def quality(
         self,

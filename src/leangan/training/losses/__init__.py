@@ -12,6 +12,7 @@ from leangan.generator import Port
 from leangan.tasks.images import is_image
 from leangan.training.losses import perceptual as seen
 from leangan.training.losses.pixel import charbonnier, l1, l2
+from leangan.training.losses.pyramid import pyramid
 from leangan.training.losses.spectrum import stft
 from leangan.training.losses.structure import ssim
 from leangan.training.losses.wavelet import wavelet
@@ -23,6 +24,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "l1": lambda: l1,
     "l2": lambda: l2,
     "charbonnier": lambda: charbonnier,
+    "pyramid": lambda: pyramid,
     "ssim": lambda: ssim,
     "wavelet": lambda: wavelet,
     "perceptual": seen.perceptual,
@@ -30,7 +32,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "stft": lambda: stft,
 }
 """By name, each a function that gets the loss ready."""
-_PICTURES = ("ssim", "wavelet", "perceptual", "style")
+_PICTURES = ("pyramid", "ssim", "wavelet", "perceptual", "style")
 _SOUNDS = ("stft",)
 
 
