@@ -43,7 +43,8 @@ Progress = Callable[..., None]
 _LEAST_SIDE = 32
 _FEWEST, _MOST = 64, 65536
 """Examples to prepare."""
-_MOST_BYTES = 1 << 30
+_MOST_BYTES, _MOST_OF_DISK = 1 << 32, 0.25
+"""Of examples, and the share of the free disk that they may take."""
 _TEACHING = 0.25
 """Share of a run's time that the teacher may take to prepare examples."""
 _SHOWN = 4
@@ -298,7 +299,9 @@ def _prepare(
             run_teacher(probe.inputs)  # the first run is slower
             at = time.monotonic()
             size = 2 * (run_teacher(probe.inputs).numel() + sum(x.numel() for x in probe.inputs))
-            count = _count(settings, settled["step_seconds"], time.monotonic() - at, size)
+            seconds = time.monotonic() - at
+            room = min(_MOST_BYTES, int(_MOST_OF_DISK * shutil.disk_usage(run.folder).free))
+            count = _count(settings, settled["step_seconds"], seconds, room // size)
             settled |= {"teacher": form, "examples": count, "part": part_of(count, size)}
             stream = task.examples(scaled, folder, seed=settings.seed, without=names)
             run.write("settled.json", settled)
@@ -319,14 +322,14 @@ def _prepare(
     return settings, examples
 
 
-def _count(settings: TrainSettings, step: float, teach: float, size: int) -> int:
+def _count(settings: TrainSettings, step: float, teach: float, room: int) -> int:
     """Examples to prepare: as many as are learned from, as far as time and disk allow."""
     if settings.examples is not None:
         return settings.examples
     whole = settings.seconds or (settings.steps or 1) * step
     seen = (settings.steps or int(whole / step)) * settings.batch
     affordable = int(_TEACHING * whole / max(teach, 1e-6))
-    return max(min(_FEWEST, seen), min(seen, affordable, _MOST, _MOST_BYTES // size))
+    return max(min(_FEWEST, seen), min(seen, affordable, _MOST, room))
 
 
 def _training_size(generator: Generator, size: int | None) -> Generator:
