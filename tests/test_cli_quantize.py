@@ -73,6 +73,13 @@ def test_few_bits_for_weights_alone_and_a_page(capsys):
     assert "<svg" in Path("w4.html").read_text()
 
 
+def test_inputs_without_a_zero_point():
+    given = ("--activations", "8s", "--data", "photos", "-o", "signed.pt2")
+    assert main(["quantize", "net.pt2", *given]) == 0
+    words = lg.load("signed.pt2").history[-1].settings["words"]
+    assert set(words.values()) == {"w8s8"}
+
+
 def test_codebooks_need_no_data(capsys):
     assert main(["quantize", "net.pt2", "--bits", "4", "--codebook", "-o", "none.pt2"]) == 0
     assert "random inputs only" in capsys.readouterr().out
