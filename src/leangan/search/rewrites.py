@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 
 from leangan import runtimes
@@ -57,11 +58,16 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
     kept = tuple(n for n in DOOR_REWRITES if n in done - FLOAT_ONLY)
     precision = runtimes.get(best.runtime).precisions(quantized=True)[-1]
 
+    @functools.cache
+    def rewritten(names: tuple[str, ...]) -> Generator:
+        """Each rewrite is exported and proved: what forms have in common is made once."""
+        return DOOR_REWRITES[names[-1]](rewritten(names[:-1])) if names else original
+
     chosen = kept
     with ExitStack() as stack:
 
         def form(names: tuple[str, ...]) -> Candidate:
-            made = _rewritten(original, names)
+            made = rewritten(names)
             rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
             candidate = Candidate("8 bits", best.runtime, precision, rough)
             stack.callback(candidate.close)  # also of one that is interrupted while it opens
@@ -78,15 +84,9 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
                 chosen, fastest = fewer, tried
     if chosen == kept and not done & FLOAT_ONLY:
         return best
-    wanted = _float(best, _rewritten(original, chosen))
+    wanted = _float(best, rewritten(chosen))
     known = {c.name: c for c in lab.candidates if c.worker is not None}
     return known.get(wanted.name) or lab.attempt(wanted)
-
-
-def _rewritten(generator: Generator, names: tuple[str, ...]) -> Generator:
-    for name in names:
-        generator = DOOR_REWRITES[name](generator)
-    return generator
 
 
 def _float(like: Candidate, generator: Generator) -> Candidate:
