@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--quantized", type=Path, help="where 8-bit generators are kept")
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
-    names = [r.name for r in runtimes.available() if r.runs_here and r.timed]
+    names = runtimes.timed_here()
     rows = read_rows(given.out)
     makers = sources(given.srgan, given.keras)
     for title in given.only.split(",") if given.only else makers:

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from leangan.graph.observe import Reach
 from leangan.graph.sizes import fix_sizes
-from leangan.runtimes import fitting, litert_
+from leangan.runtimes import coverage, fitting, litert_
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.litert_file import operators, outside_int8, ports, unpack
 from leangan.techniques.quantize_linear import quantize
@@ -94,6 +95,9 @@ def test_layers_run_in_8_bits_but_for_spread_ones(eight):
     ]
     assert not {o.kind for o in found} & {"SHAPE", "STRIDED_SLICE", "PACK"}
     assert "1 x CONV_2D" in outside_int8(eight.path.read_bytes())
+    (told,) = [line for line in coverage(eight) if line.startswith("Not in 8 bits: ")]
+    assert "1 x CONV_2D" in told
+    assert not [line for line in coverage(replace(eight, precision="fp32")) if "8 bits" in line]
     macs = [16 * 16 * 27 * 8, 16 * 16 * 16 * 64, 32 * 32 * 9 * 64, 32 * 32 * 72 * 3]
     assert LiteRT().open(eight, 1).int8_share() == pytest.approx(1 - macs[2] / sum(macs))
 

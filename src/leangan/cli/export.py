@@ -48,6 +48,7 @@ def command(
         raise UsageError(f"--to takes one runtime, not {to!r}.")
     options.check_folder(out)
     with answer(json_) as say:
+        from leangan import runtimes
         from leangan.search.export import export
 
         artifact, agreements = export(
@@ -60,7 +61,12 @@ def command(
             f"Not run: files of {names[0]} do not run on this system. Nothing proves yet that "
             "this one computes the same; compare it with the model where it runs."
         ]
-        facts = {**artifact.to_json(), "agreement": [asdict(a) for a in agreements]}
+        coverage = runtimes.coverage(artifact)
+        facts = {
+            **artifact.to_json(),
+            "agreement": [asdict(a) for a in agreements],
+            "coverage": coverage,
+        }
         # A project has a hundred files in folders of its own.
         shown = [str(file) for file in artifact.files if file.parent == artifact.path.parent]
-        say(facts, *shown, *proof)
+        say(facts, *shown, *proof, *coverage)

@@ -339,7 +339,7 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
 
     known = [runtime.name for runtime in runtimes.known()]
     if on == "all":
-        return tuple(r.name for r in runtimes.available() if r.runs_here and r.timed)
+        return tuple(runtimes.timed_here())
     wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:

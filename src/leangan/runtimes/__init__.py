@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from leangan.errors import UsageError
-from leangan.runtimes.base import Artifact, Runtime, Session
+from leangan.runtimes.base import Artifact, Covers, Runtime, Session
 from leangan.runtimes.coreml_ import CoreML
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.hls4ml_ import Hls4ml
@@ -38,7 +38,18 @@ RUNTIMES: tuple[Runtime, ...] = (
     TorchCUDA(),
 )
 
-__all__ = ["RUNTIMES", "Artifact", "Runtime", "Session", "available", "fitting", "get", "known"]
+__all__ = [
+    "RUNTIMES",
+    "Artifact",
+    "Runtime",
+    "Session",
+    "available",
+    "coverage",
+    "fitting",
+    "get",
+    "known",
+    "timed_here",
+]
 
 
 @functools.cache
@@ -72,3 +83,17 @@ def fitting(generator: Generator, runtime: Runtime) -> Generator:
 def available() -> list[Runtime]:
     """Those that can be used on this machine as it is."""
     return [runtime for runtime in known() if runtime.missing() is None]
+
+
+def timed_here() -> list[str]:
+    """Names of those that run on this machine and whose time here says how fast they are."""
+    return [runtime.name for runtime in available() if runtime.runs_here and runtime.timed]
+
+
+def coverage(artifact: Artifact) -> list[str]:
+    """What of a file is not computed in 8 bits, or not where it is meant to run, in sentences.
+
+    Empty where all is, and for runtimes that do not tell.
+    """
+    runtime = get(artifact.runtime)
+    return runtime.coverage(artifact) if isinstance(runtime, Covers) else []

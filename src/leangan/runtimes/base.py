@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -103,4 +103,13 @@ class Runtime(Protocol):
 
     def open(self, artifact: Artifact, threads: int) -> Session:
         """Load the files; imports neither torch nor the Generator unless it is torch's own."""
+        ...
+
+
+@runtime_checkable
+class Covers(Protocol):
+    """A runtime that reads off its files what they leave to slower kernels."""
+
+    def coverage(self, artifact: Artifact) -> list[str]:
+        """Sentences for people, see `leangan.runtimes.coverage`; the files are only read."""
         ...

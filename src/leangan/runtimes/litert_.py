@@ -15,7 +15,16 @@ import numpy as np
 from leangan.errors import LeanganError
 from leangan.files import atomic
 from leangan.runtimes.base import Arrays, Artifact
-from leangan.runtimes.litert_file import halve, int8_share, name_ports, pack, ports, unpack
+from leangan.runtimes.litert_file import (
+    halve,
+    int8_share,
+    name_ports,
+    outside_gpu,
+    outside_int8,
+    pack,
+    ports,
+    unpack,
+)
 from leangan.runtimes.litert_transposed import fuse_transposed, transposed_kernels
 from leangan.runtimes.onnx_file import port_names
 
@@ -65,6 +74,16 @@ class LiteRT:
     def open(self, artifact: Artifact, threads: int) -> LiteRTSession:
         """Load the file and give its memory out."""
         return LiteRTSession(artifact.path, threads)
+
+    def coverage(self, artifact: Artifact) -> list[str]:
+        """Read from the file, by the kinds of its operators."""
+        data = artifact.path.read_bytes()
+        floating = outside_int8(data) if artifact.precision == "int8" else []
+        on_cpu = outside_gpu(data)
+        return [
+            *([f"Not in 8 bits: {', '.join(floating)}."] if floating else []),
+            *([f"Not for LiteRT's GPU delegate: {', '.join(on_cpu)}."] if on_cpu else []),
+        ]
 
 
 def to_tflite(generator: Generator) -> bytes:

@@ -11,17 +11,20 @@ import numpy as np
 
 _LARGE = 1024
 """Constants of up to this many elements stay float32: they weigh nothing."""
-_DELEGATED = frozenset(
+_ON_GPU = frozenset(
     {
-        "ABS", "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
-        "DEPTH_TO_SPACE", "DIV", "ELU", "EXP", "FULLY_CONNECTED", "HARD_SWISH", "LEAKY_RELU",
-        "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "NEG", "PAD", "PRELU",
-        "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RSQRT", "SLICE",
-        "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQRT", "SQUARE", "SQUARED_DIFFERENCE",
-        "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
+        "ABS", "ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "COS",
+        "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DIV", "ELU", "EXP", "FULLY_CONNECTED",
+        "HARD_SWISH", "LEAKY_RELU", "LOG", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN",
+        "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "PACK", "PAD", "POW", "PRELU", "REDUCE_MAX",
+        "REDUCE_MIN", "REDUCE_PROD", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SIN", "SLICE", "SOFTMAX", "SPACE_TO_DEPTH",
+        "SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM",
+        "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
     }
 )  # fmt: skip
-"""What both the CPU's delegate (XNNPACK) and the GPU's take in float, by their documentation."""
+"""What the GPU delegate takes, by its source (tensorflow/lite/delegates/gpu, model_builder.cc and
+the compatibility check). What it takes of these may depend on their settings too."""
 _ROUNDING = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
 
@@ -51,11 +54,9 @@ def outside_int8(data: bytes) -> list[str]:
     return _counted(o for o in operators(data) if not o.integer and o.kind not in _ROUNDING)
 
 
-def outside_delegates(data: bytes) -> list[str]:
-    """Operators that the CPU's or the GPU's delegate of phones leaves to slow kernels, in words."""
-    return _counted(
-        o for o in operators(data) if o.kind not in _DELEGATED and o.kind not in _ROUNDING
-    )
+def outside_gpu(data: bytes) -> list[str]:
+    """Operators of kinds that the GPU delegate of phones leaves to the CPU, in words."""
+    return _counted(o for o in operators(data) if o.kind not in _ON_GPU | _ROUNDING)
 
 
 def int8_share(data: bytes) -> float | None:
