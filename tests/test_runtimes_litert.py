@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from leangan.graph.observe import Reach
 from leangan.graph.sizes import fix_sizes
-from leangan.runtimes import coverage, fitting, litert_
+from leangan.runtimes import coverage, fitting, litert_, litert_file
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.litert_file import operators, outside_int8, ports, unpack
 from leangan.techniques.quantize_linear import quantize
@@ -156,3 +156,12 @@ def test_linear_layers_run_in_8_bits_as_well():
     wide = Reach(1)
     wide.see(torch.tensor([[[0.0, 2.0], [1.0, 1.0]]]))
     assert wide.deviation.tolist() == [1.0, 0.0]
+
+
+def test_kinds_that_the_gpu_delegate_leaves_are_counted(monkeypatch):
+    found = [
+        litert_file.Operator(kind, ("FLOAT32",), "y", 0, False)
+        for kind in ("CONV_2D", "GATHER_ND", "QUANTIZE", "GATHER_ND")
+    ]
+    monkeypatch.setattr(litert_file, "operators", lambda data: found)
+    assert litert_file.outside_gpu(b"") == ["2 x GATHER_ND"]
