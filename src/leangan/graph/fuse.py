@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.generator import Generator
 from leangan.graph.fold_norms import fold_norms_back, fold_norms_forward
+from leangan.graph.modulated import take_modulation_out
 from leangan.graph.operators import arguments, aten, is_call
 from leangan.graph.recognise import recognise_shuffles
 from leangan.graph.rewrite import (
@@ -46,6 +47,7 @@ def normalize(generator: Generator) -> Generator:
             "identities removed": remove_identities,
             "constants folded": fold_constants,
             "shuffles recognised": recognise_shuffles,
+            "modulations taken out of kernels": take_modulation_out,
             "norms folded into the layer before": fold_norms_back,
             "norms folded into the layer after": fold_norms_forward,
             "squares as products": squares_as_products,
