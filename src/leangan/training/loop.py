@@ -29,6 +29,8 @@ _LOG_EVERY = 2.0
 """Seconds."""
 _SETTLING = 50
 """Batches that a BatchNorm's statistics are taken over, for averaged weights."""
+_YOUNG = 10
+"""At step n no more than (1 + n) / (10 + n) of the average is kept, as TensorFlow does it."""
 _ROLLBACKS = 3
 """So often a run that diverges goes back and on at half the rate, before it gives up."""
 _FABRIC: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -190,7 +192,9 @@ def train(
             for hook in hooks:
                 hook.after_step(student, share)
             if average is not None:
-                _follow(average, student.state_dict(), settings.ema)
+                # Where a run is young the first weights would be most of the average.
+                decay = min(settings.ema, (1 + at.step) / (_YOUNG + at.step))
+                _follow(average, student.state_dict(), decay)
             at.step += 1
             at.seconds, at.computed = clock.seconds(), at.computed + clock.take_computed()
 
