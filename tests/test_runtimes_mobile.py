@@ -7,6 +7,7 @@ from torch import nn
 import leangan as lg
 from leangan.errors import UsageError
 from leangan.graph.sizes import fix_sizes
+from leangan.runtimes import coverage
 from leangan.runtimes.coreml_ import CoreML
 from leangan.runtimes.executorch_ import ExecuTorch
 from leangan.runtimes.ncnn_ import Ncnn
@@ -38,9 +39,27 @@ def test_executorch_layers_that_read_one_value_share_a_delegate(tmp_path):
     net = image_generator(_SharedInput(), size=16)
     net = fix_sizes(quantize(net, [net.example(seed=s) for s in range(2)]))
     artifact = ExecuTorch().build(net, tmp_path, "int8")
+    assert coverage(artifact) == []
     (x,) = net.example(seed=3)
     (found,) = ExecuTorch().open(artifact, 1).run([x.numpy()])
     assert (torch.from_numpy(found) - net(x)).abs().max() < 0.02
+
+
+class _Mirrored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.conv(x)).flip(-1)
+
+
+def test_executorch_says_what_xnnpack_does_not_take(tmp_path):
+    if missing := ExecuTorch().missing():
+        pytest.skip(missing)
+    net = fix_sizes(image_generator(_Mirrored(), size=16))
+    artifact = ExecuTorch().build(net, tmp_path, "fp32")
+    assert coverage(artifact) == ["Not for XNNPACK: 1 x aten.flip."]
 
 
 class TestNcnn(RuntimeTestCase):

@@ -16,7 +16,7 @@ from task_nets import Smooth, image_generator, pair_net
 from torch import nn
 
 import leangan as lg
-from leangan import tasks
+from leangan import runtimes, tasks
 from leangan.errors import LeanganError, UsageError
 from leangan.measure.image import psnr
 from leangan.measure.latency import Timing, paired
@@ -224,14 +224,21 @@ def test_the_plan_of_a_quantized_delivery_gives_it_again(searched, net, photos):
     assert all(torch.equal(first[n], again[n]) for n in codes)
 
 
-def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(plain, patch, photos, tmp_path):
+def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(
+    plain, patch, photos, tmp_path, monkeypatch
+):
+    """And tells what its file leaves to slower kernels."""
+    monkeypatch.setattr(runtimes, "coverage", lambda artifact: [f"Not all {artifact.path.suffix}."])
     assert "plan.yaml" not in written(plain[1])
     (tmp_path / "plan.yaml").write_text("of an earlier result")
     recipe = plain[1] / "recipe.yaml"
     generator = image_generator(Unquantizable(), size=32)
-    compress(generator, photos, tmp_path, recipe=recipe)
+    report = compress(generator, photos, tmp_path, recipe=recipe)
     assert "report.json" in written(tmp_path)
     assert "plan.yaml" not in written(tmp_path)
+    told = f"{report.facts['candidates'][0]['name']}: Not all .onnx."
+    assert told in report.facts["notes"]
+    assert all(told in (tmp_path / name).read_text() for name in ("card.md", "report.html"))
 
 
 def test_prune_code_and_train_is_one_recipe(patch, net, photos, tmp_path):

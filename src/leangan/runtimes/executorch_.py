@@ -54,15 +54,20 @@ class ExecuTorch:
             raise LeanganError(
                 f"ExecuTorch has no precision {precision!r} with XNNPACK; choose fp32 or int8."
             )
+        from leangan.runtimes.executorch_int8 import (
+            measured_ranges,
+            outside_delegates,
+            share_of_delegates,
+        )
+
         settings: dict[str, Any] = {}
         if precision == "int8":
-            from leangan.runtimes.executorch_int8 import measured_ranges, share_of_delegates
-
             generator = measured_ranges(generator)
             edge = _lower(generator)
             settings["int8_share"] = share_of_delegates(edge)
         else:
             edge = _lower(generator)
+        settings["outside_delegates"] = outside_delegates(edge)
         with _as_sentence(generator.name), atomic(folder / _MODEL) as path:
             path.write_bytes(edge.to_executorch().buffer)
         return Artifact(self.name, precision, (folder / _MODEL,), settings)
@@ -70,6 +75,11 @@ class ExecuTorch:
     def open(self, artifact: Artifact, threads: int) -> ExecuTorchSession:
         """Load the file; the number of threads is one setting for the whole process."""
         return ExecuTorchSession(artifact, threads)
+
+    def coverage(self, artifact: Artifact) -> list[str]:
+        """As the file was made: what XNNPACK did not take."""
+        outside = artifact.settings.get("outside_delegates")
+        return [f"Not for XNNPACK: {', '.join(outside)}."] if outside else []
 
 
 class ExecuTorchSession:

@@ -200,6 +200,16 @@ def share_of_delegates(edge: Any) -> float | None:
     return eight / whole if whole else None
 
 
+def outside_delegates(edge: Any) -> list[str]:
+    """Operators that are left to ExecuTorch's portable kernels, in words for people."""
+    names = [
+        node.target.__name__.rsplit(".", 1)[0]
+        for node in edge.exported_program().graph.nodes
+        if node.op == "call_function" and "." in node.target.__name__  # the others are its own
+    ]
+    return [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+
+
 def _macs(node: Node) -> int:
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or name not in (

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from leangan import zoo
+from leangan import runtimes, zoo
 from leangan.files import atomic_folder
 from leangan.generator import Generator
 from leangan.graph.cost import layers
@@ -116,7 +116,7 @@ def write_result(
                 "candidates": entries,
                 "delivered": delivered,
                 "floor": floor,
-                "notes": _notes(lab),
+                "notes": _notes(lab, written),
                 "quantization": summary and {**summary, "layers": [w.to_json() for w in coded]},
             }
         )
@@ -133,8 +133,10 @@ def write_result(
     return Report(facts, out)
 
 
-def _notes(lab: Lab) -> list[str]:
+def _notes(lab: Lab, written: Candidate | None) -> list[str]:
     notes = list(lab.data.notes)
+    if written is not None and written.artifact is not None:
+        notes += [f"{written.name}: {line}" for line in runtimes.coverage(written.artifact)]
     offline = perceptual.missing()
     if offline:
         notes.append(offline)
