@@ -8,9 +8,10 @@ from task_nets import image_generator
 from torch import nn
 from torch.nn import functional as F
 
+from leangan.errors import LeanganError
 from leangan.graph.observe import Reach
 from leangan.graph.sizes import fix_sizes
-from leangan.runtimes import coverage, fitting, litert_, litert_file
+from leangan.runtimes import coverage, fitting, litert_, litert_file, litert_ports
 from leangan.runtimes.litert_ import LiteRT
 from leangan.runtimes.litert_file import operators, outside_int8, ports, unpack
 from leangan.techniques.quantize_linear import quantize
@@ -131,6 +132,36 @@ def test_output_is_that_of_the_quantized_generator(eight):
     expected, (found,) = quantized()(x).numpy(), session.run([x.numpy()])
     error = np.square(found - expected).mean() / np.square(np.ptp(expected))
     assert -10 * np.log10(error) > 40
+
+
+def test_all_ports_are_bytes_on_request_and_ends_of_the_range_are_kept(eight, tmp_path):
+    artifact = LiteRT().build(quantized(), tmp_path, "int8-io")
+    session = LiteRT().open(artifact, 1)
+    model = unpack(artifact.path.read_bytes())
+    (signature,) = model.signatureDefs
+    types = [
+        model.subgraphs[0].tensors[p.tensorIndex].type
+        for p in (*signature.inputs, *signature.outputs)
+    ]
+    assert types == [9, 9]  # TensorType.INT8
+    x = quantized().example(seed=9)[0].numpy()
+    (found,), (before,) = session.run([x]), LiteRT().open(eight, 1).run([x])
+    step = 2 / 254
+    assert np.abs(found - before).max() <= 0.51 * step
+    assert np.abs(found / step - np.rint(found / step)).max() < 1e-3
+    for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+        scale, zero = litert_ports._scale(low, high)
+        codes = np.rint(np.array([low, 0.0, high]) / scale) + zero
+        assert codes.min() >= -128
+        assert codes.max() == 127
+        assert ((codes - zero) * scale).tolist() == pytest.approx([low, 0.0, high])
+
+
+def test_a_port_of_unknown_range_has_no_bytes(eight):
+    port = replace(quantized().signature.outputs[0], range=None)
+    model = unpack(eight.path.read_bytes())
+    with pytest.raises(LeanganError, match="'output'"):
+        litert_ports.byte_ports(model, quantized().signature.inputs, [port])
 
 
 def test_half_precision_halves_the_file(tmp_path):

@@ -113,3 +113,12 @@ class Covers(Protocol):
     def coverage(self, artifact: Artifact) -> list[str]:
         """Sentences for people, see `leangan.runtimes.coverage`; the files are only read."""
         ...
+
+
+@runtime_checkable
+class OnRequest(Protocol):
+    """A runtime with precisions that are built when named, and that no search tries."""
+
+    def on_request(self, *, quantized: bool) -> tuple[str, ...]:
+        """Their names, for a float or an int8 generator."""
+        ...

@@ -25,6 +25,7 @@ from leangan.runtimes.litert_file import (
     ports,
     unpack,
 )
+from leangan.runtimes.litert_ports import byte_ports
 from leangan.runtimes.litert_transposed import fuse_transposed, transposed_kernels
 from leangan.runtimes.onnx_file import port_names
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from leangan.generator import Generator
 
 _MODEL = "generator.tflite"
-_PRECISIONS = ("fp32", "fp16", "int8")
+_BYTES = "int8-io"
+"""As int8, with all ports in 8 bits."""
+_PRECISIONS = ("fp32", "fp16", "int8", _BYTES)
 
 
 class LiteRT:
@@ -54,11 +57,20 @@ class LiteRT:
         """Weights in half are computed with as float32 on most CPUs, but the file is half."""
         return ("int8",) if quantized else ("fp32", "fp16")
 
+    def on_request(self, *, quantized: bool) -> tuple[str, ...]:
+        """Ports in 8 bits cost quality, and are for programs that have bytes at hand."""
+        return (_BYTES,) if quantized else ()
+
     def build(self, generator: Generator, folder: Path, precision: str) -> Artifact:
         """Write generator.tflite, laid out as phones like it: NHWC inside, no free sizes.
 
         Its ports keep the names, order and layout of the signature. In an int8 file, those that
-        the generator rounds first are int8 themselves; a session takes float32 all the same.
+        the generator rounds first are int8 themselves, in an int8-io file all are; a session
+        takes float32 all the same.
+
+        Raises:
+            LeanganError: LiteRT has no such precision, no form for an operator, or a port whose
+                range is not known would have to be in 8 bits.
         """
         if precision not in _PRECISIONS:
             raise LeanganError(
@@ -67,6 +79,10 @@ class LiteRT:
         model = unpack(to_tflite(generator))
         if precision == "fp16":
             halve(model)
+        if precision == _BYTES:
+            if not generator.quantized:
+                raise LeanganError(f"{generator.name} is float; quantize it before {_BYTES}.")
+            byte_ports(model, generator.signature.inputs, generator.signature.outputs)
         with atomic(folder / _MODEL) as temporary:
             temporary.write_bytes(pack(model))
         return Artifact(self.name, precision, (folder / _MODEL,))
@@ -78,7 +94,7 @@ class LiteRT:
     def coverage(self, artifact: Artifact) -> list[str]:
         """Read from the file, by the kinds of its operators."""
         data = artifact.path.read_bytes()
-        floating = outside_int8(data) if artifact.precision == "int8" else []
+        floating = outside_int8(data) if artifact.precision.startswith("int8") else []
         on_cpu = outside_gpu(data)
         return [
             *([f"Not in 8 bits: {', '.join(floating)}."] if floating else []),

@@ -200,14 +200,15 @@ def halve(model: Any) -> None:
         stored = add_constant(model, f"{_text(graph.tensors[index].name)}_half", half)
         graph.tensors[index].buffer = 0  # the empty one: it is computed from now on
         op = schema.OperatorT()
-        op.opcodeIndex = _code(model, schema.BuiltinOperator.DEQUANTIZE, 3)
+        op.opcodeIndex = operator_code(model, schema.BuiltinOperator.DEQUANTIZE, 3)
         op.inputs, op.outputs = [stored], [index]
         widen.append(op)
     graph.operators = [*widen, *graph.operators]
     drop_unread(model)
 
 
-def _code(model: Any, number: int, version: int) -> int:
+def operator_code(model: Any, number: int, version: int) -> int:
+    """The place of a kind of operator in the file's list, entered there if it is not."""
     from ai_edge_litert import schema_py_generated as schema
 
     for place, code in enumerate(model.operatorCodes):

@@ -11,7 +11,7 @@ from leangan.errors import UsageError
 from leangan.files import atomic_folder
 from leangan.generator import Generator
 from leangan.measure.latency import Worker
-from leangan.runtimes.base import Artifact
+from leangan.runtimes.base import Artifact, OnRequest
 from leangan.runtimes.check import Agreement, agree
 from leangan.search.compare import runtime_names
 
@@ -50,6 +50,8 @@ def export(
     generator = runtimes.fitting(generator, backend)
     quantized = generator.quantized
     choices = backend.precisions(quantized=quantized)
+    if isinstance(backend, OnRequest):
+        choices += backend.on_request(quantized=quantized)
     wanted = precision or next(iter(choices), None)
     if wanted is None or wanted not in choices:
         kind = "an 8-bit" if quantized else "a float"
