@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import leangan
+from leangan.errors import LeanganError
+from leangan.sources import keras_makers
 from leangan.sources.keras_build import keras_on_torch
 from leangan.sources.keras_graph import layout_of
 from leangan.sources.keras_module import KerasModule
@@ -267,3 +269,15 @@ def test_a_label_has_the_range_of_its_table(tmp_path):
     assert (port.name, port.kind, port.range) == ("digit", "label", (0.0, 9.0))
     inputs = torch.randn(3, 6), torch.tensor([[0.0], [4.0], [9.0]])
     assert difference(generator, model, *inputs) < 1e-5
+
+
+def test_a_layer_that_is_rebuilt_wrongly_is_named(tmp_path, monkeypatch):
+    def build(x):
+        x = layers.LeakyReLU(name="right")(layers.Conv2D(16, 3, padding="same")(x))
+        x = ops.depth_to_space(layers.Conv2D(16, 3, padding="same")(x), 2)
+        return layers.Conv2D(3, 3, padding="same")(layers.ELU(name="wrong")(x))
+
+    path = saved(functional(build, 16, 16, 3), tmp_path / "net.keras")
+    monkeypatch.setitem(keras_makers._MAKERS, "ELU", lambda *_: torch.relu)
+    with pytest.raises(LeanganError, match=r"'wrong' \(ELU\) is the first to depart, by \d"):
+        leangan.load(path)

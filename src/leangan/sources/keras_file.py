@@ -15,6 +15,7 @@ from leangan.errors import LeanganError
 from leangan.generator import Generator, Port
 from leangan.graph.capture import quiet
 from leangan.sources.base import Request
+from leangan.sources.keras_blame import first_departure, share_of_range
 from leangan.sources.keras_build import built, fill, keras_on_torch
 from leangan.sources.keras_graph import graph_of, layout_of, readers
 from leangan.sources.keras_layers import Layout
@@ -68,7 +69,7 @@ def from_keras(keras: Any, model: Any, name: str, request: Request) -> Generator
         kinds=request.kinds,
         ranges=request.ranges,
     )
-    difference = _largest_difference(graph, layout, generator)
+    difference = _largest_difference(graph, layout, generator, examples)
     (step,) = generator.history
     settings = {**step.settings, "architecture": f"Keras {type(model).__name__}"}
     measured = {**step.measured, "difference_to_keras": difference}
@@ -150,11 +151,14 @@ def _example(port: Port) -> Tensor:
     return torch.rand(port.typical, generator=rng) * (high - low) + low
 
 
-def _largest_difference(graph: Any, layout: Layout, generator: Generator) -> float:
+def _largest_difference(
+    graph: Any, layout: Layout, generator: Generator, made_on: Sequence[Tensor]
+) -> float:
     """Between the generator and Keras itself at two sizes, as a share of the output's range.
 
     Raises:
-        LeanganError: it is larger than rounding can make it.
+        LeanganError: it is larger than rounding can make it; the first layer that departs is
+            named.
     """
     worst = 0.0
     inputs = generator.signature.inputs
@@ -166,13 +170,13 @@ def _largest_difference(graph: Any, layout: Layout, generator: Generator) -> flo
             expected = layout.ours_in(graph([layout.theirs(x) for x in example]))
         expected = expected if isinstance(expected, list | tuple) else [expected]
         for x, y in zip(expected, generator.outputs(*example), strict=True):
-            spread = float(x.max() - x.min()) or 1.0
-            difference = float((x - y).abs().max()) / spread if x.shape == y.shape else 1.0
+            difference = share_of_range(x, y)
             if not difference <= _TOLERANCE:
+                blame = first_departure(graph, layout, made_on, example, _TOLERANCE)
                 raise LeanganError(
                     f"The graph of {generator.name} does not compute what Keras does at "
                     f"{', '.join(str(tuple(e.shape)) for e in example)}: the difference is "
-                    f"{difference:.1e} of the range. This should not be; please report it."
+                    f"{difference:.1e} of the range. {blame} This should not be; please report it."
                 )
             worst = max(worst, difference)
     return worst

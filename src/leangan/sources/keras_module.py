@@ -75,7 +75,7 @@ class KerasModule(nn.Module):
         places = {id(t): i for i, t in enumerate(graph.inputs)}
         self._walk(graph, places, values, made)
         self.outputs = [places[id(t)] for t in graph.outputs]
-        _bake_shuffles(self.plan, self.outputs)
+        self._bake()
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the plan; one tensor, or a tuple when there are several outputs."""
@@ -84,6 +84,9 @@ class KerasModule(nn.Module):
             call.on(values)
         results = tuple(values[place] for place in self.outputs)
         return results if len(results) > 1 else results[0]
+
+    def _bake(self) -> None:
+        _bake_shuffles(self.plan, self.outputs)
 
     def _walk(
         self,
