@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from leangan.errors import LeanganError
+from leangan.graph.plainer import PLAINER
 
 
 def capture(
@@ -24,7 +25,7 @@ def capture(
     """Export `module` in eval mode as a functional ATen program.
 
     High-level operators (convolution, norms, pixel_shuffle, pad, upsample) stay whole, in-place
-    ones become plain, dropout goes; BatchNorm becomes `_native_batch_norm_legit_no_training`.
+    ones become plain, dropout goes, `PLAINER` replaces some; BatchNorm becomes `_native_batch_norm_legit_no_training`.
 
     Args:
         module: the network. Its mode is restored afterwards.
@@ -47,7 +48,7 @@ def capture(
         # What cannot be exported is printed as a graph to stderr as well as raised.
         with torch.no_grad(), quiet(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
-            program = program.run_decompositions({})
+            program = program.run_decompositions(PLAINER)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise LeanganError(
