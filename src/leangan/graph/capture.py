@@ -25,7 +25,8 @@ def capture(
     """Export `module` in eval mode as a functional ATen program.
 
     High-level operators (convolution, norms, pixel_shuffle, pad, upsample) stay whole, in-place
-    ones become plain, dropout goes, `PLAINER` replaces some; BatchNorm becomes `_native_batch_norm_legit_no_training`.
+    ones become plain, those of `PLAINER` their plainer forms, dropout goes; BatchNorm becomes
+    `_native_batch_norm_legit_no_training`.
 
     Args:
         module: the network. Its mode is restored afterwards.

@@ -1,4 +1,4 @@
-"""Operators on complex numbers that a captured graph holds in plainer forms."""
+"""Operators that a captured graph holds in plainer forms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
 def istft(
@@ -28,11 +29,8 @@ def istft(
     Its kernel is the inverse basis times the window; what it adds up is divided by the sum of
     the squared windows that overlap there.
 
-    Args:
-        x: ([N,] n_fft // 2 + 1, frames), complex. The others are those of `torch.istft`.
-
-    Returns:
-        ([N,] T); NotImplemented for what has both sides of the spectrum or a complex result.
+    It takes what `torch.istft` takes, and returns NotImplemented for a spectrum with both of its
+    sides and for a complex result.
     """
     bins = n_fft // 2 + 1
     if return_complex or onesided is False or int(x.shape[-2]) != bins:
@@ -72,8 +70,14 @@ def view_as_complex(x: Tensor) -> Tensor:
     return torch.complex(x[..., 0], x[..., 1])
 
 
+def squeeze(x: Tensor) -> Tensor:
+    """With its axes named: the number of axes of the result is known then."""
+    return x.squeeze([axis for axis, n in enumerate(x.shape) if statically_known_true(n == 1)])
+
+
 PLAINER: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.istft.default: istft,
+    torch.ops.aten.squeeze.default: squeeze,
     torch.ops.aten.view_as_complex.default: view_as_complex,
 }
 """By operator, for `ExportedProgram.run_decompositions`."""

@@ -57,6 +57,9 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
 
 def to_onnx(generator: Generator) -> onnx.ModelProto:
     """As `write_onnx`, in memory."""
+    from leangan.graph.real_parts import complex_as_real
+
+    generator = complex_as_real(generator)
     model = _export(generator)
     name_layers(model, generator)
     fuse_depth_to_space(model)  # while sizes still have the names that it compares
