@@ -44,7 +44,7 @@ _ALIKE = frozenset(
         aten.alias, aten.cat, aten.clone, aten.expand, aten.flatten, aten.flip, aten.index_select,
         aten.mean, aten.narrow, aten.neg, aten.permute, aten.repeat, aten.reshape, aten.roll,
         aten.select, aten.slice, aten.squeeze, aten.stack, aten.sum, aten.t, aten.transpose,
-        aten.unsqueeze, aten.view,
+        aten.unsqueeze, aten.view, aten._unsafe_view,
     }
 )  # fmt: skip
 """What does the same to both parts."""
