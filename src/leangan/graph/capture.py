@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import _should_decompose_because_unsafe_op
+from torch._export.verifier import Verifier
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
@@ -49,7 +51,10 @@ def capture(
         # What cannot be exported is printed as a graph to stderr as well as raised.
         with torch.no_grad(), quiet(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
-            program = program.run_decompositions(PLAINER)
+            if all(map(_stays, program.graph.nodes)):
+                program._verifiers = [Verifier]  # of plain ATen, as the decompositions say
+            else:
+                program = program.run_decompositions(PLAINER)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise LeanganError(
@@ -63,6 +68,20 @@ def capture(
     program._guards_code = []
     _views_after_attention(program)
     return program
+
+
+def _stays(node: torch.fx.Node) -> bool:
+    """Whether the decompositions leave it as it is: they trace it all anew, which takes long.
+
+    An operator that writes or hands on its input's memory is made plain there, and so is one
+    that is known to be unsafe to keep (BatchNorm, dropout).
+    """
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return node.op in ("placeholder", "output")
+    schema = node.target._schema
+    shared = [a for a in (*schema.arguments, *schema.returns) if a.alias_info is not None]
+    unsafe = _should_decompose_because_unsafe_op(node.target)
+    return not shared and not unsafe and node.target not in PLAINER
 
 
 def _takes_any_number(module: nn.Module) -> bool:
