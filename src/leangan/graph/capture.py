@@ -66,7 +66,7 @@ def capture(
             module.train()
     program.example_inputs = None
     program._guards_code = []
-    _views_after_attention(program)
+    _views_of_unknown_strides(program)
     return program
 
 
@@ -90,17 +90,20 @@ def _takes_any_number(module: nn.Module) -> bool:
     return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
 
 
-def _views_after_attention(program: ExportedProgram) -> None:
-    """Attention lays its result out as the kernel likes that PyTorch picks when it runs.
+def _views_of_unknown_strides(program: ExportedProgram) -> None:
+    """Attention and FFTs lay results out as the kernel likes that PyTorch picks when it runs.
 
     A view that the export found possible may not be so then; a reshape copies where it must.
     """
     aten = torch.ops.aten
+    keep = (aten.transpose.int, aten.permute.default, aten.select.int, aten.view_as_real.default)
     moved = set()
     for node in program.graph.nodes:
         source = node.args[0] if node.args else None
-        if node.target is aten.scaled_dot_product_attention.default or (
-            source in moved and node.target in (aten.transpose.int, aten.permute.default)
+        if (
+            node.target is aten.scaled_dot_product_attention.default
+            or "fft_" in str(node.target)
+            or (source in moved and node.target in keep)
         ):
             moved.add(node)
         elif source in moved and node.target is aten.view.default:
