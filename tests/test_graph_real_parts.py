@@ -76,30 +76,6 @@ def test_known_lengths():
     check(known, (2, 3, 7, 9), free=(0,))
 
 
-def test_cut_and_filled():
-    """Lengths that are not those of the tensor; without one, irfft gives an even one."""
-
-    def other(x):
-        made = [torch.fft.irfft(torch.fft.rfft(x)).flatten(1)]
-        for n in (4, 40):
-            made.append(torch.fft.irfft(torch.fft.rfft(x, dim=2), n=n, dim=2).flatten(1))
-        return torch.cat(made, 1)
-
-    check(other, (2, 3, 8, 10), (3, 3, 9, 11))
-
-
-def test_transforms_taken_apart():
-    """As in programs that others exported."""
-    bare = torch.ops.aten
-
-    def transforms(x):
-        z = bare._fft_c2c(bare._fft_r2c(x, [2, 3], 1, True), [1], 2, False)
-        whole = bare._fft_r2c(x, [3], 2, False)
-        return torch.cat([bare._fft_c2r(z, [2, 3], 0, x.shape[3]).flatten(1), parts(whole)], 1)
-
-    check(transforms, *SIZES)
-
-
 def test_arithmetic():
     def arithmetic(x):
         z = torch.complex(x, x.sin())

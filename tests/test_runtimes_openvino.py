@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import openvino
 import pytest
@@ -91,3 +94,10 @@ def test_share_follows_what_was_quantized(tmp_path):
     low, high = 16 * 16, 32 * 32
     eight = low * 27 * 16 + 2 * low * 144 * 16 + high * 144 * 12
     assert session.int8_share() == pytest.approx(eight / (eight + low * 16 * 144))
+
+
+def test_nobody_is_told_that_openvino_was_imported():
+    words = "import leangan.runtimes, openvino.tools.ovc.telemetry_utils as t; print(t.tm.__name__)"
+    command = [sys.executable, "-c", words]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "openvino.tools.ovc.telemetry_stub"

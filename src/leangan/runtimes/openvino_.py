@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import math
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     import onnx
 
     from leangan.generator import Generator
+
+# OpenVINO tells its makers of each import, from a copy of the process that may hang for good and
+# costs three seconds then. Without that package it tells nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8+bf16": "bf16"}
 _MODEL = "generator.xml"
