@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leangan.errors import LeanganError
-from leangan.generator import Port
 from leangan.runtimes.litert_file import operator_code
+
+if TYPE_CHECKING:
+    from leangan.generator import Port
 
 
 def byte_ports(model: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
