@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from leangan.architectures.base import Architecture, Ports, State, image_port, numbered
 
 _EPSILON = 1e-5
-"""Added to variances, whose root has no slope at 0."""
+"""Added to variances, whose root is infinitely steep at 0."""
 
 
 class Block(nn.Module):

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -105,12 +104,8 @@ def _replace_convolution(
             source = graph.call_function(aten.mul.Tensor, (source, flat))
         value = found.value * found.number
         stored = _store(module, node, found.weight, value.transpose(0, 1) if transposed else value)
-        args = list(node.args)
-        args[:2] = [source, stored]
-        if len(args) > (place := _place_of_groups(node)):
-            args[place] = 1
-        kwargs = {k: v for k, v in node.kwargs.items() if k != "groups"}
-        y = graph.create_node("call_function", node.target, tuple(args), kwargs)
+        args = {**named, "input": source, "weight": stored, "groups": 1}
+        y = graph.create_node("call_function", node.target, tuple(args.values()))
         outs = found.value.shape[0]
         for scale in found.scales:
             flat = _reshape(graph, scale, [batch, outs, 1, 1])
@@ -249,11 +244,6 @@ def _is_view_of_images(user: Node, batch: Any, outs: int, size: tuple[Any, Any])
     return len(shape) == 4 and all(map(_same, shape, (batch, outs, *size)))
 
 
-def _place_of_groups(node: Node) -> int:
-    target: Any = node.target
-    return [a.name for a in target._schema.arguments].index("groups")
-
-
 def _store(module: GraphModule, before: Node, like: Node, value: Tensor, leaf: str = "") -> Node:
     path = f"{str(like.target).rpartition('.')[0]}.{leaf}" if leaf else str(like.target)
     return new_tensor_node(module, before, free_path(module, path.lstrip(".")), value)
@@ -267,4 +257,4 @@ def _reshape(graph: Graph, x: Node, shape: list[Any]) -> Node:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(statically_known_true(a == b)) if isinstance(a == b, torch.SymBool) else a == b
+    return statically_known_true(a == b)

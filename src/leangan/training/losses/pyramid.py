@@ -18,8 +18,8 @@ def pyramid(made: Tensor, wanted: Tensor) -> Tensor:
     resolutions are Mathieu et al.'s (2016) and LapSRN's (Lai et al. 2017).
 
     Args:
-        made: (N, C, H, W), at least 8 pixels a side.
-        wanted: the same shape.
+        made: (N, C, H, W) in [0, 1], at least 8 pixels a side.
+        wanted: the same shape and range.
     """
     total = charbonnier(made, wanted)
     for _ in range(_LEVELS - 1):
