@@ -13,8 +13,8 @@ import leangan as lg
 from leangan.errors import LeanganError
 from leangan.techniques.codebook import layers as codebook_layers
 from leangan.techniques.codebook import moments as moments_module
-from leangan.techniques.codebook.columns import round_columns
 from leangan.techniques.codebook.moments import Correlations
+from leangan.techniques.columns import round_columns, to_levels
 from leangan.techniques.patches import Rows, phases, read_layer
 
 DAMPING = 0.02
@@ -107,23 +107,23 @@ def by_the_book(weight, moments, levels):
 
 def test_columns_are_rounded_as_gptq_says():
     weight, moments, levels = problem()
-    made = round_columns(weight, moments, levels, DAMPING)
+    made = round_columns(weight, moments, to_levels(levels), DAMPING)
     assert torch.equal(made, by_the_book(weight, moments, levels))
     assert loss(weight, made, moments) < 0.8 * loss(weight, nearest(weight, levels), moments)
 
 
 def test_independent_inputs_give_the_nearest_levels():
     weight, moments, levels = problem()
-    made = round_columns(weight, torch.diag(moments.diagonal()), levels, DAMPING)
+    made = round_columns(weight, torch.diag(moments.diagonal()), to_levels(levels), DAMPING)
     assert torch.equal(made, nearest(weight, levels))
-    made = round_columns(weight, torch.zeros_like(moments), levels, DAMPING)
+    made = round_columns(weight, torch.zeros_like(moments), to_levels(levels), DAMPING)
     assert torch.equal(made, nearest(weight, levels))
 
 
 def test_zeros_stay_in_rounded_columns():
     weight, moments, levels = problem()
     weight[:, ::3] = 0
-    made = round_columns(weight, moments, levels, DAMPING)
+    made = round_columns(weight, moments, to_levels(levels), DAMPING)
     assert not made[weight == 0].any()
     assert bool(made[weight != 0].all())
 
@@ -133,7 +133,7 @@ def test_alike_inputs_do_without_single_precision():
     weight, moments, levels = problem(columns=8)
     moments = moments.repeat(2, 2) * 1e4
     doubled = torch.cat([weight, weight], 1)
-    made = round_columns(doubled, moments, levels, 1e-9)
+    made = round_columns(doubled, moments, to_levels(levels), 1e-9)
     assert all(v in levels[0].tolist() for v in made.unique().tolist())
 
 
@@ -141,7 +141,7 @@ def test_alike_inputs_do_without_single_precision():
 def test_inputs_that_are_not_finite_are_refused(value):
     weight, moments, levels = problem(columns=8)
     with pytest.raises(LeanganError, match="not finite"):
-        round_columns(weight, moments * value, levels, DAMPING)
+        round_columns(weight, moments * value, to_levels(levels), DAMPING)
 
 
 def test_samples_are_cut_to_what_is_affordable(monkeypatch):

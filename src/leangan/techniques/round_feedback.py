@@ -13,13 +13,11 @@ from torch import Tensor
 
 from leangan.generator import Generator
 from leangan.techniques.codebook.feedback import one_thread
+from leangan.techniques.columns import round_columns, to_steps
 from leangan.techniques.layer_code import Calibration
 from leangan.techniques.round_layer import Choice, fit_layers
 from leangan.techniques.round_problem import Problem
 from leangan.techniques.round_walk import QuantizedWalk
-
-_BLOCK = 64
-"""Columns whose errors reach the rest in one matrix product."""
 
 
 def round_feedback(
@@ -52,32 +50,17 @@ def round_feedback(
 
 
 def feed_back(problem: Problem, choice: Choice) -> Tensor:
-    """Codes of one problem: strong inputs first, since more are left then to make up for them."""
-    codes = torch.empty_like(choice.codes)
+    """Codes of one problem, see `round_columns`."""
+    codes = choice.codes.clone()
     for group, moments in enumerate(problem.fit.xx):
         if not float(moments.diagonal().mean()) > 0:  # the layer reads nothing but zeros
-            codes[group] = choice.codes[group]
             continue
-        order = moments.diagonal().argsort(descending=True, stable=True)
-        ordered = moments[order][:, order]
-        lower = torch.linalg.cholesky(ordered)
-        wanted = torch.cholesky_solve(problem.fit.xr[group][order], lower).mT
-        inverse = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-        spread = (inverse / inverse.diagonal()[:, None]).to(choice.weight.dtype)
-        step, zero, weight = (t[group][:, order] for t in (choice.step, choice.zero, choice.weight))
-        left = weight + wanted.to(weight.dtype)
-        left[weight == 0] = 0
-        made = torch.empty_like(left)
-        for first in range(0, left.shape[1], _BLOCK):
-            last = min(first + _BLOCK, left.shape[1])
-            errors = torch.zeros_like(left[:, first:last])
-            for i in range(first, last):
-                code = (left[:, i] / step[:, i] + zero[:, i]).round()
-                made[:, i] = code.clamp_(choice.low, choice.high)
-                made[:, i] = torch.where(weight[:, i] == 0, zero[:, i], made[:, i])
-                error = left[:, i] - (made[:, i] - zero[:, i]) * step[:, i]
-                left[:, i + 1 : last] -= error[:, None] * spread[i, i + 1 : last]
-                errors[:, i - first] = error
-            left[:, last:] -= errors @ spread[first:last, last:]
-        codes[group][:, order] = made
+        weight, step, zero = (t[group].double() for t in (choice.weight, choice.step, choice.zero))
+        # What makes up best for the errors of the layers before, were it not rounded.
+        aim = (
+            weight + torch.cholesky_solve(problem.fit.xr[group], torch.linalg.cholesky(moments)).mT
+        )
+        aim[weight == 0] = 0
+        made = round_columns(aim, moments, to_steps(step, zero, choice.low, choice.high), 0.0)
+        codes[group] = (made / step + zero).round().to(codes.dtype)
     return codes

@@ -16,8 +16,8 @@ from torch.fx import GraphModule, Node
 
 from leangan.graph.channels import Sliced
 from leangan.graph.rewrite import tensor_of
-from leangan.techniques.codebook.columns import round_columns
 from leangan.techniques.codebook.moments import Correlations
+from leangan.techniques.columns import round_columns, to_levels
 from leangan.techniques.lockstep import Lockstep
 from leangan.techniques.patches import Layer, forward_weight, read_layer, stored_weight
 
@@ -97,7 +97,8 @@ def _rounded(
         moments = seen.moments(places)
         for group in range(groups):
             part = flat[group][..., phase.taps].flatten(1)
-            made = round_columns(part, moments[group], levels[shared[group]], _DAMPING)
+            snap = to_levels(levels[shared[group]])
+            made = round_columns(part, moments[group], snap, _DAMPING)
             flat[group][..., phase.taps] = made.unflatten(1, (ins, len(phase.taps)))
     return stored_weight(layer, flat.reshape(forward.shape)).contiguous()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,9 +13,12 @@ from leangan.errors import LeanganError
 _BLOCK = 32
 """Columns whose errors reach the rest in one matrix product."""
 
+Snap = Callable[[int, np.ndarray], np.ndarray]
+"""snap(column, values): what the values of a column, float64 (rows,), are rounded to."""
 
-def round_columns(weight: Tensor, moments: Tensor, levels: Tensor, damping: float) -> Tensor:
-    """The rows of a matrix at levels, so that their products with typical inputs keep.
+
+def round_columns(weight: Tensor, moments: Tensor, snap: Snap, damping: float) -> Tensor:
+    """A matrix rounded so that the products of its rows with typical inputs keep.
 
     With H = U D U^T, U upper triangular with a diagonal of ones, the squared error of the product
     is the sum over columns k of D_k (e_k + sum over j < k of e_j U_jk)^2, where e is what rounding
@@ -23,8 +28,8 @@ def round_columns(weight: Tensor, moments: Tensor, levels: Tensor, damping: floa
 
     Args:
         weight: float64 (rows, columns). Its zeros stay.
-        moments: float32 (columns, columns), the second moments H of the inputs.
-        levels: float64 (rows, levels), ascending.
+        moments: float (columns, columns), the second moments H of the inputs.
+        snap: rounds.
         damping: the share of the mean square of the inputs that is added to each, for what the
             inputs that were seen do not show.
 
@@ -44,7 +49,7 @@ def round_columns(weight: Tensor, moments: Tensor, levels: Tensor, damping: floa
     wanted, error = start.clone(), torch.zeros_like(start)
     zeros = (start == 0).numpy()
     pruned = bool(zeros.any())
-    snap = _Snap(levels)
+    columns = order.tolist()
     for first in range(0, len(order), _BLOCK):
         last = min(first + _BLOCK, len(order))
         wanted[first:last] += upper[:first, first:last].T @ error[:first]
@@ -52,7 +57,7 @@ def round_columns(weight: Tensor, moments: Tensor, levels: Tensor, damping: floa
         left, lost, before = (t[first:last].numpy() for t in (wanted, error, start))
         within = upper[first:last, first:last].contiguous().numpy()
         for k in range(last - first):
-            taken = snap(left[k])
+            taken = snap(columns[first + k], left[k])
             if pruned:
                 taken[zeros[first + k]] = 0.0
             np.subtract(before[k], taken, out=lost[k])
@@ -75,14 +80,34 @@ def _lower(matrix: Tensor, added: float) -> Tensor:
     )
 
 
-class _Snap:
-    def __init__(self, levels: Tensor) -> None:
-        rows, count = levels.shape
-        self.levels = levels.flatten().numpy()
-        self.middles = ((levels[:, 1:] + levels[:, :-1]) / 2).T.contiguous().numpy()
-        self.first = np.arange(rows) * count
+def to_levels(levels: Tensor) -> Snap:
+    """Each row to the nearest of its own levels: float64 (rows, up to 256), ascending."""
+    rows, count = levels.shape
+    flat = levels.flatten().numpy()
+    middles = ((levels[:, 1:] + levels[:, :-1]) / 2).T.contiguous().numpy()
+    firsts = np.arange(rows) * count
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Per row the level nearest to its value."""
-        places = np.add.reduce(self.middles < values, axis=0, dtype=np.uint8)
-        return self.levels.take(self.first + places)
+    def snap(column: int, values: np.ndarray) -> np.ndarray:
+        places = np.add.reduce(middles < values, axis=0, dtype=np.uint8)
+        return flat.take(firsts + places)
+
+    return snap
+
+
+def to_steps(step: Tensor, zero: Tensor, low: int, high: int) -> Snap:
+    """To whole numbers of steps: (code - zero) * step, codes from `low` to `high`.
+
+    Args:
+        step: float64 (rows, columns).
+        zero: float64 (rows, columns), whole numbers.
+        low: the smallest code.
+        high: the largest code.
+    """
+    steps, zeros = step.T.contiguous().numpy(), zero.T.contiguous().numpy()
+
+    def snap(column: int, values: np.ndarray) -> np.ndarray:
+        codes = np.rint(values / steps[column] + zeros[column]).clip(low, high)
+        made: np.ndarray = (codes - zeros[column]) * steps[column]
+        return made
+
+    return snap
