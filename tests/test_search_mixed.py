@@ -32,10 +32,15 @@ class Bench:
     profile: Any = None
     fail: bool = False
     power: float = 1.0
+    lag: bool = False
     candidates: list[Any] = field(default_factory=list)
 
     def progress(self, message):
         pass
+
+    def lags(self, slow, fast, times):
+        assert fast.name == "best"
+        return self.lag
 
     def attempt(self, candidate):
         kept = candidate.generator
@@ -60,7 +65,8 @@ def search(monkeypatch):
     def run(lab, floor, *, slow=SLOW, careful=False, profile=None, codes=usual, cost=1.0):
         worker = SimpleNamespace(layer_times=profile or (lambda: slow))
         plain = SimpleNamespace(worker=worker)
-        asked = Asked(lab, None, codes, dict.fromkeys(NOISE, 10), floor, zero_point_cost=cost)
+        best = SimpleNamespace(name="best")
+        asked = Asked(lab, None, codes, dict.fromkeys(NOISE, 10), floor, None, best, cost)
         return attempt_mixed(asked, plain, "clock", careful=careful)
 
     return run
@@ -143,6 +149,10 @@ def test_elsewhere_one_careful_mix_is_tried(search):
     found = search(Bench({"b": 4.0}), 34.0, careful=True)
     assert len(found.tried) == 2
     assert found.tried[1][0].predicted_db >= 39
+
+
+def test_no_mix_is_tried_of_forms_that_both_are_far_behind(search):
+    assert kept(search(Bench(lag=True), 33.0)) == [""]
 
 
 def test_a_candidate_that_fails_ends_the_tries_at_its_margin(search):

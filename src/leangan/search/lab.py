@@ -118,6 +118,13 @@ class Lab:
         timings = paired([old.worker, new.worker], seconds_budget=seconds, enough=clear)
         return speedup(*timings) >= _HELPS
 
+    def lags(self, slow: Candidate, fast: Candidate, times: float) -> bool:
+        """Whether `slow` takes more than so many times as long, by a few calls; if both run."""
+        if slow.worker is None or fast.worker is None:
+            return False
+        timings = paired([slow.worker, fast.worker], rounds=3, seconds_budget=3.0)
+        return speedup(*timings) > times
+
     def opened(self, candidate: Candidate) -> Candidate:
         """Built for its speed alone: neither proved nor judged nor kept. The caller closes it."""
         candidate.build(Path(self._folder.name), self.threads, prove=False)

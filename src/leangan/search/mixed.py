@@ -30,6 +30,9 @@ _WORTH = 0.93
 it is within 5% of the fastest, and a mix has changes of form that its layers alone do not show."""
 _MOST_OFF_DB = 2.0
 """Predictions that were too low are believed to be so by this at most."""
+_HOPELESS = 3.0
+"""Where float and 8 bits both take so many times as long as the best float form, no mix of them
+will be the fastest."""
 _ROUNDS = 3
 """How often float and 8 bits are timed in turns; what disturbs one round spares another."""
 
@@ -52,6 +55,8 @@ class Asked:
     """PSNR or signal-to-noise ratio that is to be kept."""
     most_lost: float | None = None
     """Decibels of PSNR-Y that may be lost against ground truth, where that was said."""
+    best: Candidate | None = None
+    """The fastest float form of all runtimes, where one is known."""
     zero_point_cost: float = 1.0
     """How many times longer a layer takes whose input has a zero point."""
 
@@ -86,6 +91,8 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
     power = asked.lab.power
     bold = uniform(asked.calibrations[asked.main], {}, asked.main, power)
     first = _attempt(asked, runtime, bold)
+    if plain is not None and _hopeless(asked, plain, first):
+        return Mixed({}, ((bold, first),))
     times = _layer_times(asked, plain, first)
     choices = groups(asked.calibrations, {**_guessed(asked, times), **times}, asked.macs)
     slow = sum(group.options[0].ms for group in choices)
@@ -107,6 +114,15 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
             floor_db = needed
             retries -= 1
     return Mixed(times, tuple(tried))
+
+
+def _hopeless(asked: Asked, plain: Candidate, first: Candidate) -> bool:
+    best = asked.best
+    return (
+        best is not None
+        and best is not plain
+        and all(asked.lab.lags(made, best, _HOPELESS) for made in (plain, first))
+    )
 
 
 def _attempt(asked: Asked, runtime: str, plan: Plan) -> Candidate:

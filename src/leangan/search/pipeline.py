@@ -226,6 +226,7 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         _macs(generator),
         max(decibels, default=_DEFAULT_TARGET_DB),
         min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
+        plain.get("openvino"),
         cost,
     )
     # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
