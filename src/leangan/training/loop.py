@@ -166,7 +166,8 @@ def train(
 
             with clock.computing():
                 made, *more = model(*batch.inputs)
-                terms = objective(made, batch.wanted) if objective else {}
+                with fabric.autocast():
+                    terms = objective(made, batch.wanted) if objective else {}
                 if penalty:
                     terms["penalty"] = penalty(student)
                 if features is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from leangan.errors import UsageError
@@ -34,6 +35,8 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 """By name, each a function that gets the loss ready."""
 _PICTURES = ("pyramid", "ssim", "wavelet", "perceptual", "style")
 _SOUNDS = ("stft",)
+_NETWORKS = ("perceptual", "style")
+"""Those that run a network, in the precision of the student's passes; the others need float32."""
 
 
 class Objective:
@@ -69,11 +72,16 @@ class Objective:
         self._range = port.range if is_image(port) else None
 
     def __call__(self, made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        """Each loss times its weight."""
+        """Each loss times its weight; under autocast, networks are run in its precision."""
         if self._range is not None:
             low, high = self._range
             made, wanted = ((x - low) / (high - low) for x in (made, wanted))
-        return {n: self.weights[n] * loss(made, wanted) for n, loss in self._losses.items()}
+        device, found = made.device.type, {}
+        rounded = torch.is_autocast_enabled(device)
+        for name, loss in self._losses.items():
+            with torch.autocast(device, enabled=rounded and name in _NETWORKS):
+                found[name] = self.weights[name] * loss(made, wanted)
+        return found
 
 
 def read_losses(text: str) -> dict[str, float]:

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from leangan import zoo
 from leangan.measure.perceptual import NETWORK, enlarged
 
+_SMALL = 1e-10
+
 
 class _Features(nn.Module):
     """The feature maps of the zoo's SqueezeNet 1.1, of pictures (N, 1 or 3, H, W) in [0, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = zoo.load(NETWORK).module()
+        self.network = zoo.load(NETWORK).module().to(memory_format=torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
-        return self.network.to(x.device)(enlarged(x))
+        # What the network sees may be rounded; lengths and differences of it are not.
+        return [seen.float() for seen in self.network.to(x.device)(enlarged(x))]
 
 
 def perceptual() -> Callable[[Tensor, Tensor], Tensor]:
@@ -38,10 +41,7 @@ def perceptual() -> Callable[[Tensor, Tensor], Tensor]:
     def loss(made: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
             targets = features(wanted)
-        layers = [
-            (_unit(a) - _unit(b)).square().sum(1).mean()
-            for a, b in zip(features(made), targets, strict=True)
-        ]
+        layers = [_apart(a, b) for a, b in zip(features(made), targets, strict=True)]
         return torch.stack(layers).mean()
 
     return loss
@@ -67,9 +67,15 @@ def style() -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _unit(features: Tensor) -> Tensor:
-    # As in measure/perceptual.py, but with a slope where all features are zero.
-    return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """The mean squared distance of features of unit length, as in measure/perceptual.py.
+
+    Multiplied out, so that large maps are walked over once for each product. The small number
+    gives it a slope where all features are zero.
+    """
+    aa, bb, ab = (torch.linalg.vecdot(x, y, dim=1) for x, y in ((a, a), (b, b), (a, b)))
+    most_a, most_b = aa + _SMALL, bb + _SMALL
+    return (aa / most_a + bb / most_b - 2 * ab / (most_a * most_b).sqrt()).mean()
 
 
 def _gram(features: Tensor) -> Tensor:
