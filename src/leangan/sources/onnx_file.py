@@ -14,6 +14,7 @@ from torch import Tensor
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Step
+from leangan.measure.difference import share_of_range
 from leangan.measure.latency import Worker
 from leangan.runtimes.base import Artifact
 from leangan.runtimes.check import FP32_TOLERANCE, round_up, three_sizes
@@ -186,9 +187,5 @@ def _difference(
 ) -> float:
     worst = 0.0
     for mine, other in zip(generator.outputs(*inputs), expected, strict=True):
-        theirs = torch.from_numpy(np.asarray(other, np.float32))
-        if mine.shape != theirs.shape or not bool(torch.isfinite(theirs).all()):
-            return float("inf")
-        spread = float(theirs.max() - theirs.min()) or 1.0
-        worst = max(worst, float((mine - theirs).abs().max()) / spread)
+        worst = max(worst, share_of_range(torch.from_numpy(np.asarray(other, np.float32)), mine))
     return worst

@@ -73,6 +73,25 @@ def sizes_of(x: Tensor) -> Host:
     return Host(values)
 
 
+def rank_of(x: Value) -> int:
+    """The number of axes."""
+    return x.dim() if isinstance(x, Tensor) else x.values.ndim
+
+
+def tensor_of(x: Value) -> Tensor:
+    """As a tensor, also what is known only as numbers."""
+    return x.tensor() if isinstance(x, Host) else x
+
+
+def objects(values: Any) -> Any:
+    """An array that holds anything: of a list one axis, of anything else none."""
+    several = isinstance(values, list)
+    made = np.empty((len(values),) if several else (), object)
+    for i, value in enumerate(values) if several else [((), values)]:
+        made[i] = value
+    return made
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal, without making a rule of it."""
     if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
