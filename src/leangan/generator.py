@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from leangan.errors import LeanganError, UnknownValue
+from leangan.graph.runner import runner
 
 Kind = Literal[
     "image", "latent", "noise", "label", "mask", "mel", "waveform", "time", "feature", "score"
@@ -136,7 +136,7 @@ class Generator:
                 f"{self.name} takes {len(expected)} inputs ({names}), {len(inputs)} were given."
             )
         with torch.no_grad():
-            return self._runner(*inputs)
+            return runner(self.program)(*inputs)
 
     def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """As calling it, but always a tuple with one tensor per output of the signature."""
@@ -145,16 +145,7 @@ class Generator:
 
     def module(self) -> torch.fx.GraphModule:
         """A live, trainable copy: training it changes its own weights, never this generator's."""
-        # Sizes were checked by probing when the program was made; the export's own guards also
-        # hold accidents of the example sizes, and are left out.
-        module = copy.deepcopy(self._runner)
-        assert isinstance(module, torch.fx.GraphModule)
-        return module
-
-    @functools.cached_property
-    def _runner(self) -> nn.Module:
-        """One module for all calls: making it costs a second for a large graph."""
-        return self.program.module(check_guards=False)
+        return copy.deepcopy(runner(self.program))
 
     def then(
         self, program: ExportedProgram, step: Step, *, signature: Signature | None = None

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Step
 from leangan.graph.capture import capture, input_shapes
+from leangan.measure.difference import share_of_range
 
 Edit = Callable[[GraphModule], int]
 """Changes a graph module in place and returns how many places it changed."""
@@ -128,10 +129,7 @@ def largest_difference(a: Generator, b: Generator, *, seed: int = 1) -> float:
         if x.shape != y.shape or not torch.equal(x.isfinite(), y.isfinite()):
             return float("inf")
         x, y = x[x.isfinite()], y[y.isfinite()]
-        if not x.numel():
-            continue
-        spread = float(x.max() - x.min()) or 1.0
-        worst = max(worst, float((x - y).abs().max()) / spread)
+        worst = max(worst, share_of_range(x, y))
     return worst
 
 

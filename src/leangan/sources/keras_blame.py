@@ -9,18 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leangan.measure.difference import share_of_range
 from leangan.sources.keras_graph import taken
 from leangan.sources.keras_layers import Layout
 from leangan.sources.keras_module import AsKeras, Call, KerasModule
-
-
-def share_of_range(expected: Tensor, found: Tensor) -> float:
-    """The largest difference as a share of what was expected's range; 1 for another shape."""
-    if expected.shape != found.shape:
-        return 1.0
-    expected, found = expected.double(), found.double()
-    spread = float(expected.max() - expected.min()) or 1.0
-    return float((expected - found).abs().max()) / spread
 
 
 def first_departure(

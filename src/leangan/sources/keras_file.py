@@ -14,8 +14,9 @@ from torch import Tensor
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Port
 from leangan.graph.capture import quiet
+from leangan.measure.difference import share_of_range
 from leangan.sources.base import Request
-from leangan.sources.keras_blame import first_departure, share_of_range
+from leangan.sources.keras_blame import first_departure
 from leangan.sources.keras_build import built, fill, keras_on_torch
 from leangan.sources.keras_graph import graph_of, layout_of, readers
 from leangan.sources.keras_layers import Layout

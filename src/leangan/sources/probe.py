@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.func import functional_call
 
 from leangan.graph.capture import quiet
+from leangan.graph.runner import runner
 
 SPATIAL = "HWT"
 _CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 320, 512)
@@ -111,7 +114,10 @@ class _Trial:
     ) -> None:
         self.exact = exact
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.module = program.module(check_guards=False)
+        self.module = runner(program)
+        # Made fake once: what an operator makes of fake tensors alone is remembered.
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        self.weights: dict[str, Tensor] = {n: self.mode.from_tensor(t) for n, t in tensors}
         self.layouts, self.shapes = layouts, shapes
         self.seen: dict[int, list[tuple[int, ...]] | None] = {}
 
@@ -125,7 +131,8 @@ class _Trial:
         shapes = [_fill(lay, sh, size) for lay, sh in zip(self.layouts, self.shapes, strict=True)]
         try:
             with quiet(), torch.no_grad(), self.mode:
-                result = self.module(*(torch.empty(shape) for shape in shapes))
+                inputs = tuple(torch.empty(shape) for shape in shapes)
+                result = functional_call(self.module, self.weights, inputs)
         except Exception:  # a size that does not fit fails in as many ways as there are operators
             return None
         results = result if isinstance(result, tuple | list) else (result,)
@@ -137,7 +144,7 @@ class _Trial:
 
 def shapes_at(program: ExportedProgram, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The output shapes for inputs of these shapes, without computing anything."""
-    module = program.module(check_guards=False)
+    module = runner(program)  # with its real weights
     with quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         result = module(*(torch.empty(shape) for shape in shapes))
     results = result if isinstance(result, tuple | list) else (result,)

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
 from leangan.graph.rewrite import TOLERANCE, trace_inputs
+from leangan.measure.difference import share_of_range
 from leangan.sources.fit import CannotFit, fit_input, fit_weights
 
 _NORMS = nn.modules.batchnorm._NormBase
@@ -256,7 +257,4 @@ def _compare(
 
 
 def _difference(a: Tensor, b: object) -> float:
-    if not isinstance(b, Tensor) or a.shape != b.shape:
-        return float("inf")
-    spread = float(a.max() - a.min()) or 1.0
-    return float((a - b).abs().max()) / spread
+    return share_of_range(a, b) if isinstance(b, Tensor) else float("inf")
