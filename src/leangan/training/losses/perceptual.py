@@ -41,8 +41,9 @@ def perceptual() -> Callable[[Tensor, Tensor], Tensor]:
     def loss(made: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
             targets = features(wanted)
-        layers = [_apart(a, b) for a, b in zip(features(made), targets, strict=True)]
-        return torch.stack(layers).mean()
+        found = features(made)
+        with _exact(made):
+            return torch.stack([_apart(a, b) for a, b in zip(found, targets, strict=True)]).mean()
 
     return loss
 
@@ -57,14 +58,18 @@ def style() -> Callable[[Tensor, Tensor], Tensor]:
 
     def loss(made: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
-            targets = [_gram(b) for b in features(wanted)]
-        layers = [
-            (_gram(a) - b).abs().mean() / b.abs().mean().clamp_min(1e-8)
-            for a, b in zip(features(made), targets, strict=True)
-        ]
-        return torch.stack(layers).mean()
+            targets = features(wanted)
+        found = features(made)
+        with _exact(made):
+            layers = [_gram_distance(a, b) for a, b in zip(found, targets, strict=True)]
+            return torch.stack(layers).mean()
 
     return loss
+
+
+def _exact(x: Tensor) -> torch.autocast:
+    """Only the network may be rounded."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
@@ -76,6 +81,11 @@ def _apart(a: Tensor, b: Tensor) -> Tensor:
     aa, bb, ab = (torch.linalg.vecdot(x, y, dim=1) for x, y in ((a, a), (b, b), (a, b)))
     most_a, most_b = aa + _SMALL, bb + _SMALL
     return (aa / most_a + bb / most_b - 2 * ab / (most_a * most_b).sqrt()).mean()
+
+
+def _gram_distance(a: Tensor, b: Tensor) -> Tensor:
+    wanted = _gram(b)
+    return (_gram(a) - wanted).abs().mean() / wanted.abs().mean().clamp_min(1e-8)
 
 
 def _gram(features: Tensor) -> Tensor:
