@@ -23,6 +23,7 @@ from leangan.sources import (
     ncnn_file,
     onnx_file,
     python,
+    saved_model,
     tfjs_file,
     torchscript,
     zoo_name,
@@ -38,13 +39,14 @@ SOURCES: tuple[Source, ...] = (
     onnx_file,
     tfjs_file,
     keras_file,
+    saved_model,
     torchscript,
     exported,
     known,
 )
 """Asked in this order; the first that accepts reads. `known` takes any other file."""
 
-_WITH_CODE = (tfjs_file, keras_file)
+_WITH_CODE = (tfjs_file, keras_file, saved_model)
 
 Examples = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]]
 
@@ -202,16 +204,13 @@ def _checked(source: Any) -> Any:
     path = Path(source)
     if not path.exists():
         raise UsageError(_no_such(path))
-    if path.name == "saved_model.pb" or (path / "saved_model.pb").is_file():
-        folder = path if path.is_dir() else path.parent
-        raise LeanganError(_SAVED_MODEL.format(folder=folder))
-    if path.is_dir():
+    if path.is_dir() and not saved_model.accepts(path):
         files = [p.name for p in sorted(path.iterdir()) if p.suffix in _CHECKPOINTS]
         inside = f", for example {path / files[0]}" if files else ""
         raise UsageError(f"{path} is a folder; name the model file in it{inside}.")
     if path.suffix == ".py":
         raise UsageError(f"{path} is Python code: name the class in it, as in {path}:Generator.")
-    if path.suffix.lower() in _NOT_YET:
+    if path.suffix.lower() in _NOT_YET and not saved_model.accepts(path):
         raise LeanganError(
             f"{path} is a {_NOT_YET[path.suffix.lower()]} model, which this version does not read "
             "yet. Give the PyTorch weights, or 'file.py:Class' with --weights."
@@ -221,11 +220,6 @@ def _checked(source: Any) -> Any:
     return path
 
 
-_SAVED_MODEL = (
-    "{folder} is a SavedModel of TensorFlow, which is not read; convert it where TensorFlow is "
-    "installed (pip install tf_keras): "
-    "python -c \"import tf_keras; tf_keras.models.load_model('{folder}').save('model.h5')\"."
-)
 _CHECKPOINTS = (
     ".pth",
     ".pt",

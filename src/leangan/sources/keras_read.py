@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +56,15 @@ def opened(path: Path, weights: Path | None) -> Iterator[KerasFile]:
         yield read(path, Path(folder))
 
 
-def model_config(text: bytes | str, path: Path) -> dict[str, Any]:
+def model_config(
+    text: bytes | str, path: Path, made: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
     """The architecture in a JSON text, checked as far as its outermost form.
+
+    Args:
+        text: JSON.
+        path: of the file, for errors.
+        made: what stands for each dictionary, if not itself.
 
     Raises:
         LeanganError: it is none.
@@ -65,7 +72,7 @@ def model_config(text: bytes | str, path: Path) -> dict[str, Any]:
     if len(text) > MOST_CONFIG:
         raise LeanganError(f"{path}: its architecture is too large to be one.")
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_hook=made)
     except (ValueError, RecursionError) as error:
         raise LeanganError(f"{path} is damaged: its architecture is no JSON.") from error
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
