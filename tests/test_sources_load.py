@@ -194,13 +194,6 @@ def test_formats_that_are_not_read_yet(tmp_path: Path, name: str, kind: str) -> 
         load(tmp_path / name)
 
 
-def test_a_saved_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "saved_model.pb").write_bytes(b"something")
-    for path in (tmp_path, tmp_path / "saved_model.pb"):
-        with pytest.raises(LeanganError, match=r"SavedModel.*pip install tf_keras"):
-            load(path)
-
-
 def test_code_is_for_keras(tmp_path: Path) -> None:
     (tmp_path / "layers.py").touch()
     torch.save({"a.weight": torch.randn(5, 5)}, tmp_path / "w.pth")

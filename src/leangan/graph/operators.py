@@ -78,7 +78,7 @@ class Convolution:
     bias: Node | None
     stride: tuple[int, ...]
     padding: tuple[int, ...] | None
-    """Zeros on both sides of each axis; None for an uneven "same" padding."""
+    """Zeros on both sides of each axis; None where they are uneven or follow from the size."""
     dilation: tuple[int, ...]
     output_padding: tuple[int, ...]
     groups: int
@@ -106,6 +106,8 @@ def read_convolution(node: Any) -> Convolution | None:
         kernel = named["weight"].meta["val"].shape[2:]
         total = [d * (int(k) - 1) for d, k in zip(dilation, kernel, strict=True)]
         padding = None if any(t % 2 for t in total) else tuple(t // 2 for t in total)
+    elif any(isinstance(p, Node) for p in named["padding"]):
+        padding = None
     else:
         padding = _per_axis(named["padding"], axes)
     return Convolution(
