@@ -1,6 +1,5 @@
 """A SavedModel as Keras 2 writes it, without TensorFlow: tables and protocol buffers by hand."""
 
-import itertools
 import json
 from dataclasses import dataclass
 
@@ -41,9 +40,7 @@ def checksum(data):
 def block(entries):
     data, last = b"", b""
     for key, value in entries:
-        shared = sum(
-            1 for _ in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(key, last, strict=False))
-        )
+        shared = next((n for n in range(len(last)) if key[: n + 1] != last[: n + 1]), len(last))
         data += number(shared) + number(len(key) - shared) + number(len(value))
         data, last = data + key[shared:] + value, key
     data += bytes(4) + (1).to_bytes(4, "little") + b"\0"

@@ -49,7 +49,7 @@ def open_model(source: Any, **loading: Any) -> Model:
         return Model(source.name, source, None)
     if isinstance(source, str | Path):
         path = Path(source)
-        if path.is_dir():
+        if path.is_dir() and not sources.saved_model.accepts(path):
             return _deployed(path, None)
         if path.suffix in _DEPLOYED and path.is_file():
             return _deployed(_result_folder(path), path)

@@ -77,8 +77,8 @@ def load(
 
     Args:
         source: a live `nn.Module`; a path to a checkpoint of a known architecture, a `.pt2`, an
-            `.onnx` or a `.param`; a model of Keras (`.h5`, `.keras`) or TensorFlow.js
-            (`model.json`); "path/to/file.py:Class"; or "zoo:NAME".
+            `.onnx` or a `.param`; a model of Keras (`.h5`, `.keras`), TensorFlow (the folder of
+            a SavedModel) or TensorFlow.js (`model.json`); "path/to/file.py:Class"; or "zoo:NAME".
         weights: a file of weights for a module, a class or the `.json` of an architecture.
         example_inputs: a float tensor or a shape for each input (batch first), of a size that
             the network runs at; needed for modules and classes. A single one may stand alone.

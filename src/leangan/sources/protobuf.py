@@ -56,6 +56,8 @@ class Message:
         """The whole number that stands there last, 0 where none does; of fixed size or not."""
         value = (self._fields.get(field) or [0])[-1]
         if not isinstance(value, int):
+            if len(value) > 8:
+                raise ValueError(f"field {field} is no number")
             return int.from_bytes(value, "little")
         return value - 2**64 if value >= 2**63 else value
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from leangan.errors import LeanganError
@@ -36,6 +38,21 @@ class ObjectGraph:
         places = {child for o in self.objects for child in o.children.values()}
         if not self.objects or not all(0 <= place < len(self.objects) for place in places):
             raise ValueError("the graph of its objects has holes")
+
+    @cached_property
+    def holders(self) -> set[int]:
+        """The objects that have variables, be it deep inside of them."""
+        parents: dict[int, list[int]] = defaultdict(list)
+        for place, item in enumerate(self.objects):
+            for child in item.children.values():
+                parents[child].append(place)
+        found = [place for place, item in enumerate(self.objects) if item.key]
+        holders: set[int] = set()
+        for place in found:
+            new = set(parents[place]) - holders
+            holders |= new
+            found += new
+        return holders
 
     def at(self, *names: str) -> int | None:
         """The object that the names of attributes lead to from the model."""
@@ -72,8 +89,9 @@ def weights_by_layer(
     """
     home: tuple[str, ...] = ("keras_api", "layers")
     place = graph.at(*home)
-    names = _numbered(graph.objects[0 if place is None else place].children)
-    if place is None:  # saved with save_traces=False
+    if place is not None:
+        names = _numbered(graph.objects[place].children)
+    else:  # saved with save_traces=False
         home, names = (), _numbered(graph.objects[0].children, "layer-")
     made: dict[str, list[str]] = {}
     count = 0
@@ -98,7 +116,7 @@ def _weights(
     children = graph.objects[place].children
     own = [name for name, child in children.items() if graph.objects[child].key]
     keys = {name: graph.objects[children[name]].key for name in own}
-    if layer and _below(graph, place) - set(keys.values()):
+    if layer and (set(children.values()) & graph.holders):
         raise LeanganError(
             f"{folder} was saved with save_traces=False and does not tell the order of the weights "
             f"in its {layer[-1]}, which holds layers itself; save it again without that, or as .h5."
@@ -108,16 +126,6 @@ def _weights(
         places = {name: types.at(*layer, name) for name in own}
         own.sort(key=lambda name: (p := places[name]) is None or not types.objects[p].trained)
     return [keys[name] for name in own]
-
-
-def _below(graph: ObjectGraph, place: int) -> set[str]:
-    """The keys of all variables of an object and of those inside of it."""
-    seen, found = {place}, [place]
-    for other in found:
-        new = set(graph.objects[other].children.values()) - seen
-        seen |= new
-        found += new
-    return {graph.objects[other].key for other in found} - {""}
 
 
 def _numbered(names: Iterable[str], before: str = "") -> list[str]:

@@ -15,6 +15,7 @@ from leangan.sources.protobuf import Message, number
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48  # bytes
 _MOST_INDEX = 16 * 2**20  # bytes, of the file and of all its keys; 20,000 variables take 3 MB
+_MOST_TEXT = 64 * 2**20  # bytes
 _MOST_READ = 16  # times the size of all files: layers may share their values, but not without end
 _MOST_AXES = 32
 _TYPES = {
@@ -40,7 +41,7 @@ class TensorBundle:
 
     def __post_init__(self) -> None:
         files = self.prefix.parent.glob(f"{self.prefix.name}.data-*")
-        self._left = _MOST_READ * sum(file.stat().st_size for file in files)
+        self._left = _MOST_READ * sum(file.stat().st_size for file in files if file.is_file())
 
     def text(self, key: str) -> bytes:
         """A single text.
@@ -49,6 +50,8 @@ class TensorBundle:
             Damaged: there is none, or its checksum is another.
         """
         entry = self._entry(key)
+        if entry.whole(5) > _MOST_TEXT:
+            raise Damaged(f"{key!r} is too large to be one")
         data = memoryview(self._bytes(key, entry))
         size, start = number(data, 0)
         text = data[start + 4 :]
