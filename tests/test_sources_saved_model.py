@@ -179,7 +179,7 @@ def test_values_that_changed_are_noticed(tmp_path):
     whole = bytearray(data.read_bytes())
     whole[5] ^= 1
     data.write_bytes(whole)
-    with pytest.raises(LeanganError, match=r"g is damaged: 'up/kernel' is damaged: its checksum"):
+    with pytest.raises(LeanganError, match=r"g is damaged: the checksum of 'up/bias' does not fit"):
         opened(folder)
     data.write_bytes(whole[:50])
     with pytest.raises(LeanganError, match="is cut short at '_CHECKPOINTABLE_OBJECT_GRAPH'"):

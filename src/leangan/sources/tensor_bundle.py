@@ -175,4 +175,4 @@ def _check(stored: int, data: memoryview | bytes, what: str) -> None:
     """Compare with a checksum, which is stored turned and shifted."""
     crc = crc32c(data)
     if stored != ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF:
-        raise Damaged(f"{what} is damaged: its checksum is another")
+        raise Damaged(f"the checksum of {what} does not fit")
