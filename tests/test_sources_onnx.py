@@ -169,6 +169,18 @@ def exported(net, path, *, dynamo, opset, x):
                               dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}})  # fmt: skip
 
 
+def test_same_padding_follows_a_free_size(tmp_path):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2])
+    proto = model([node], {"x": [1, 3, "h", "v"]}, {"w": f32(4, 3, 4, 4)})
+    onnx.save(proto, tmp_path / "g.onnx")
+    generator = lg.load(tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    for size in (8, 12), (20, 6):
+        x = f32(1, 3, *size)
+        expected = session.run(None, {"x": x})[0]
+        np.testing.assert_allclose(generator(torch.from_numpy(x)), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dynamo", "opset"), [(True, 18), (False, 9), (False, 17)])
 def test_both_exporters_of_pytorch_come_back_equal_with_free_sizes(tmp_path, dynamo, opset):
     torch.manual_seed(1)

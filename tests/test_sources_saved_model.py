@@ -13,6 +13,7 @@ from test_sources_keras_files import keras2, layer, model, mutated, picture
 
 import leangan
 from leangan.errors import BackendMissing, LeanganError, UnsafeFile, UsageError
+from leangan.search.compare import open_model
 from leangan.sources import saved_model_graph, tensor_bundle
 from leangan.sources.base import Request
 from leangan.sources.crc32c import crc32c
@@ -131,8 +132,9 @@ def graph_alone(folder):
 
 def test_a_graph_alone_needs_trust_and_tensorflow(tmp_path, monkeypatch):
     folder = graph_alone(tmp_path / "g")
-    with pytest.raises(UnsafeFile, match=r"no layers of Keras 2.*write files.*--trust"):
-        leangan.load(folder)
+    for opened_by in (leangan.load, open_model):
+        with pytest.raises(UnsafeFile, match=r"no layers of Keras 2.*write files.*--trust"):
+            opened_by(folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendMissing, match=r"pip install 'leangan\[tensorflow\]'"):
         leangan.load(folder, trust=True)
