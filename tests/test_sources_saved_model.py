@@ -140,6 +140,14 @@ def test_a_graph_alone_needs_trust_and_tensorflow(tmp_path, monkeypatch):
         leangan.load(folder, trust=True)
 
 
+def test_a_graph_whose_function_is_not_told_is_refused(tmp_path):
+    folder = graph_alone(tmp_path / "g")
+    graph = (folder / "saved_model.pb").read_bytes()
+    (folder / "saved_model.pb").write_bytes(graph.replace(b"serving_default", b"__init_function"))
+    with pytest.raises(LeanganError, match=r"no signature 'serving_default': save it again"):
+        saved_model_graph._signature(folder)
+
+
 CONVERT = """
 import sys, pathlib
 if {fails}:

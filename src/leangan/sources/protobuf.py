@@ -50,7 +50,10 @@ class Message:
     def text(self, field: int) -> str:
         """The text that stands there last, empty where none does."""
         found = self.all(field)
-        return bytes(found[-1]).decode() if found else ""
+        try:
+            return bytes(found[-1]).decode() if found else ""
+        except UnicodeDecodeError as error:
+            raise ValueError(f"field {field} is no text") from error
 
     def whole(self, field: int) -> int:
         """The whole number that stands there last, 0 where none does; of fixed size or not."""

@@ -58,9 +58,10 @@ def _signature(folder: Path) -> str:
     if _USUAL in names:
         return _USUAL
     if len(names) != 1:
+        others = f", but {', '.join(names)}" if names else ""
         raise LeanganError(
-            f"{folder} has {len(names)} signatures and none is called {_USUAL!r}: save it again "
-            f"with tf.saved_model.save(module, folder, signatures={{{_USUAL!r}: function}})."
+            f"{folder} has no signature {_USUAL!r}{others}: save it again with "
+            f"tf.saved_model.save(module, folder, signatures={{{_USUAL!r}: function}})."
         )
     return names[0]
 

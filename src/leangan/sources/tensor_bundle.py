@@ -118,7 +118,9 @@ def read_bundle(prefix: Path) -> TensorBundle:
         raise Damaged(f"{index.name} is missing")
     if index.stat().st_size > _MOST_INDEX:
         raise Damaged(f"{index.name} is too large to be one")
-    entries = {key.decode(): Message(value) for key, value in _table(index.read_bytes())}
+    entries = {
+        key.decode(errors="replace"): Message(value) for key, value in _table(index.read_bytes())
+    }
     header = entries.pop("", None)
     if header is None or header.whole(2):
         raise Damaged(f"{index.name} has no header of a little-endian machine")
