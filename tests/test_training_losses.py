@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,21 +11,23 @@ from leangan.errors import UsageError
 from leangan.generator import Port
 from leangan.measure.image import ssim as measured_ssim
 from leangan.training.losses import LOSSES, Objective, read_losses, usual_losses
+from leangan.training.losses.mel import mel_filters
 
 PICTURE = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 48, 48), (-1.0, 1.0))
 SOUND = Port("wave", "waveform", "NCT", (None, 1, None), (1, 1, 2048), (-1.0, 1.0))
+SOUNDS = ("stft", "mel")
 WITHOUT_NETWORK = [name for name in LOSSES if name not in ("perceptual", "style")]
 
 
 def pair(name, noise=0.1):
     rng = torch.Generator().manual_seed(0)
-    shape = (2, 1, 2048) if name == "stft" else (2, 3, 48, 48)
+    shape = (2, 1, 2048) if name in SOUNDS else (2, 3, 48, 48)
     wanted = torch.rand(shape, generator=rng) * 2 - 1
     return wanted + noise * torch.randn(shape, generator=rng), wanted
 
 
 def port(name):
-    return SOUND if name == "stft" else PICTURE
+    return SOUND if name in SOUNDS else PICTURE
 
 
 @pytest.mark.parametrize("name", WITHOUT_NETWORK)
@@ -84,6 +88,26 @@ def test_wavelets_see_edges_and_not_what_is_flat():
     assert float(objective(wanted + stripes, wanted)["wavelet"]) > 1e-3
 
 
+def test_mel_filters_are_those_of_librosa():
+    filters = mel_filters(22_050, 1024, 80)
+    for band, first, values in (  # librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80)
+        (0, 1, (0.012760736, 0.023165587, 0.010404851)),
+        (27, 53, (0.009242673, 0.018229717, 0.013497475)),
+        (79, 490, (0.002149358, 0.002208119, 0.002102970)),
+    ):
+        found = filters[band, first : first + 3].tolist()
+        assert found == pytest.approx(list(values), abs=1e-8)
+    assert filters[0].count_nonzero() == 3
+
+
+def test_half_as_loud_is_a_logarithm_apart_in_every_band():
+    _, wanted = pair("mel")
+    objective = Objective({"mel": 1.0}, SOUND)
+    assert float(objective(wanted / 2, wanted)["mel"]) == pytest.approx(math.log(2), rel=1e-3)
+    silence = torch.zeros_like(wanted)
+    assert float(objective(silence, silence)["mel"]) == 0
+
+
 def test_weights_are_read_and_wrong_ones_refused():
     assert read_losses("l1, perceptual=0.1") == {"l1": 1.0, "perceptual": 0.1}
     with pytest.raises(UsageError, match=r"perceptual=0\.1"):
@@ -94,6 +118,7 @@ def test_weights_are_read_and_wrong_ones_refused():
         ({"l1": -1.0}, "above 0"),
         ({"l1": float("nan")}, "above 0"),
         ({"stft": 1.0}, "waveforms"),
+        ({"mel": 1.0}, "waveforms"),
     ):
         with pytest.raises(UsageError, match=said):
             Objective(weights, PICTURE)

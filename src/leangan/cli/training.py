@@ -49,7 +49,7 @@ Loss = Annotated[
     _option(
         "--loss",
         metavar="NAME=WEIGHT,...",
-        help="charbonnier, l1, l2, pyramid, ssim, wavelet, perceptual, style, stft.",
+        help="charbonnier, l1, l2, pyramid, ssim, wavelet, perceptual, style, stft, mel.",
     ),
 ]
 JudgeFile = Annotated[

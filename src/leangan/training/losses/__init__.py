@@ -12,6 +12,7 @@ from leangan.errors import UsageError
 from leangan.generator import Port
 from leangan.tasks.images import is_image
 from leangan.training.losses import perceptual as seen
+from leangan.training.losses.mel import mel
 from leangan.training.losses.pixel import charbonnier, l1, l2
 from leangan.training.losses.pyramid import pyramid
 from leangan.training.losses.spectrum import stft
@@ -31,10 +32,11 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "perceptual": seen.perceptual,
     "style": seen.style,
     "stft": lambda: stft,
+    "mel": mel,
 }
 """By name, each a function that gets the loss ready."""
 _PICTURES = ("pyramid", "ssim", "wavelet", "perceptual", "style")
-_SOUNDS = ("stft",)
+_SOUNDS = ("stft", "mel")
 _NETWORKS = ("perceptual", "style")
 """Those that run a network, in the precision of the student's passes; the others need float32."""
 
