@@ -13,6 +13,7 @@ from leangan.architectures.cyclegan import CYCLEGAN
 from leangan.architectures.dcgan import DCGAN, DCGAN_DISCRIMINATOR
 from leangan.architectures.fast_srgan import FAST_SRGAN
 from leangan.architectures.hifigan import HIFIGAN
+from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
@@ -22,6 +23,7 @@ from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
 from leangan.architectures.srvgg import SRVGG
+from leangan.architectures.stylegan2_discriminator import STYLEGAN2_DISCRIMINATOR
 from leangan.errors import LeanganError, UsageError
 from leangan.testing.architectures import ArchitectureTests
 
@@ -141,6 +143,21 @@ class TestHifigan(ArchitectureTests):
             "last_bias": False,
         },
     )
+
+
+class TestHifiganDiscriminator(ArchitectureTests):
+    family = HIFIGAN_DISCRIMINATOR
+    cases = (
+        {"periods": (2,), "scales": 2, "period_width": 2, "scale_width": 16},
+        {"periods": (2, 3, 5), "scales": 0, "period_width": 3},
+        {"periods": (), "scales": 1, "scale_width": 16},
+    )
+    sizes: ClassVar = {"N": 2, "T": 1201}
+
+
+class TestStyleGan2Discriminator(ArchitectureTests):
+    family = STYLEGAN2_DISCRIMINATOR
+    cases = ({"widths": (4, 8, 8)}, {"widths": (4, 6, 8, 8), "channels": 1})
 
 
 class TestMlp(ArchitectureTests):

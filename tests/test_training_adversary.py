@@ -15,7 +15,7 @@ from leangan.errors import UsageError
 from leangan.measure.frechet import enough, frechet
 from leangan.search.train_new import train_gan
 from leangan.training.adversary import Discriminator
-from leangan.training.discriminators import SpectralDiscriminator
+from leangan.training.discriminators import GraphDiscriminator, SpectralDiscriminator
 from leangan.training.examples import Batch
 from leangan.training.losses.adversarial import GAMES, r1
 
@@ -199,12 +199,74 @@ def test_matching_is_the_difference_of_layers_and_leaves_the_judge_alone():
 def test_a_sigmoid_at_the_end_of_a_discriminator_goes(digits):
     from task_nets import latent_net
 
-    from leangan.training.discriminators import GraphDiscriminator
-
     torch.manual_seed(0)
     scores = nn.Sequential(nn.Conv2d(3, 4, 4, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 7))
     shape = (1, 3, 16, 16)
     with_sigmoid = lg.load(nn.Sequential(*scores, nn.Sigmoid()).eval(), example_inputs=[shape])
     judge = GraphDiscriminator(with_sigmoid, latent_net())
     x = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(judge(x), scores(x))
+    torch.testing.assert_close(judge(x), (scores(x),))
+
+
+class Together(nn.Module):
+    def __init__(self, *judges):
+        super().__init__()
+        self.judges = nn.ModuleList(judges)
+
+    def forward(self, x):
+        return tuple(judge(x) for judge in self.judges)
+
+
+def test_discriminators_that_judge_together_count_alike_whatever_they_put_out():
+    torch.manual_seed(0)
+    few, many = nn.Linear(8, 1), nn.Linear(8, 5)
+    both = Discriminator(Together(few, many), game="lsgan", slope=0.0)
+    made, real = torch.randn(4, 8), torch.randn(4, 8)
+    game = GAMES["lsgan"]
+    expected = (game.maker(few(made)) + game.maker(many(made))) / 2
+    terms = both.terms(made, Batch((), real))
+    assert float(terms["adversarial"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    losses = [float(game.judge(x(real), x(made)).detach()) for x in (few, many)]
+    told = both.learn(made, Batch((), real), 0.0)
+    assert told["discriminator"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    slope = few.weight.sum(0) + many.weight.sum(0)
+    expected = slope.square().sum() / 2
+    assert float(r1(both.network, real)) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_several_discriminators_of_sound_judge_at_any_length(tmp_path):
+    from task_nets import voice_net
+
+    from leangan.search.lesson import Judge
+
+    for number in range(2):
+        np.save(tmp_path / f"{number}.npy", np.random.default_rng(number).normal(size=(1, 4, 90)))
+    few = lg.TrainSettings(steps=6, batch=4, lr=1e-3, precision="fp32", examples=16)
+    words = "hifigan-discriminator:periods=[3],scales=1,period_width=2,scale_width=16"
+    found = lg.distill(
+        voice_net(), voice_net(), tmp_path, tmp_path / "run", settings=few, threads=1, size=62,
+        losses={"mel": 1.0}, judge=Judge(words, 0.05, matching=0.1),
+    )  # fmt: skip
+    losses = found.facts["training"]["losses"]
+    assert set(losses) == {"mel", "adversarial", "matching"}
+    assert all(0 < value < 10 for value in losses.values())
+
+
+def test_a_judge_of_one_size_judges_at_no_other():
+    from task_nets import latent_net
+
+    from leangan.search.lesson import Judge
+
+    opened = Judge("stylegan2-discriminator:widths=[4,4,4]").opened(0)
+    network = GraphDiscriminator(opened, latent_net())
+    judge = Discriminator(network, look=network.look, matching=0.1, lr=1e-2)
+    made, real = torch.rand(2, 4, 3, 16, 16)
+    before = judge.terms(made, Batch((), real))
+    for _ in range(5):
+        judge.learn(made, Batch((), real), 0.0)
+    after = judge.terms(made, Batch((), real))
+    assert set(after) == {"adversarial", "matching"}
+    assert after["adversarial"] > before["adversarial"]
+    other = lg.load(nn.Conv2d(3, 3, 3, padding=1), example_inputs=torch.rand(1, 3, 24, 24))
+    with pytest.raises(UsageError, match="cannot judge"):
+        GraphDiscriminator(opened, other)

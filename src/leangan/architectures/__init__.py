@@ -14,6 +14,7 @@ from leangan.architectures.cyclegan import CYCLEGAN
 from leangan.architectures.dcgan import DCGAN, DCGAN_DISCRIMINATOR
 from leangan.architectures.fast_srgan import FAST_SRGAN
 from leangan.architectures.hifigan import HIFIGAN
+from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
@@ -24,6 +25,7 @@ from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
 from leangan.architectures.srvgg import SRVGG
+from leangan.architectures.stylegan2_discriminator import STYLEGAN2_DISCRIMINATOR
 from leangan.errors import UnknownNetwork, UsageError
 
 # The first family that recognises a file gets it: families with names of their own come first,
@@ -39,6 +41,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     HIFIGAN,
     SHUFFLE_RESNET,
     SQUEEZENET,
+    HIFIGAN_DISCRIMINATOR,
+    STYLEGAN2_DISCRIMINATOR,
     PATCHGAN,
     DCGAN,
     DCGAN_DISCRIMINATOR,

@@ -57,7 +57,8 @@ JudgeFile = Annotated[
     _option(
         "--judge",
         metavar="MODEL",
-        help="A discriminator that learns beside, from its file; or patchgan, a new one.",
+        help="A discriminator that learns beside, from its file; or a new one: patchgan, "
+        "hifigan-discriminator or stylegan2-discriminator.",
     ),
 ]
 JudgeWeight = Annotated[

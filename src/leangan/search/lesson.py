@@ -14,15 +14,18 @@ from typing import Any
 import torch
 
 from leangan import sources, tasks
+from leangan.architectures import architecture
 from leangan.errors import UsageError
 from leangan.generator import Generator, Step
 from leangan.graph.cost import macs as count_macs
+from leangan.graph.fuse import normalize
 from leangan.graph.receptive import receptive_field
 from leangan.report.json_report import finite
 from leangan.search.data import affordable, data_path
 from leangan.search.judge import quality_of
 from leangan.search.sheets import Sheets
-from leangan.search.students import new_network
+from leangan.search.students import new_network, read_arguments
+from leangan.sources.module import from_module
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.training import processes
@@ -72,14 +75,20 @@ class Judge:
         """As in a run's settings."""
         return {**vars(self), "source": title(self.source, self.source)}
 
-    def opened(self, original: Generator, seed: int) -> Generator:
-        """The discriminator; a new one has random weights by `seed`."""
+    def opened(self, seed: int) -> Generator:
+        """The discriminator; a new one has random weights by `seed`.
+
+        Raises:
+            UsageError: a family cannot be built so.
+            LeanganError: the file cannot be loaded, or holds several that could be meant.
+        """
         if isinstance(self.source, Generator):
             return self.source
         fresh = new_network(str(self.source), "discriminator", seed)
         if fresh is not None:
-            typical = original.signature.outputs[0].typical
-            return sources.load(fresh, example_inputs=[torch.zeros(typical)])
+            name, _, rest = str(self.source).partition(":")
+            inputs, outputs = architecture(name).ports(**read_arguments(rest))
+            return normalize(from_module(fresh, name=name, inputs=inputs, outputs=outputs))
         if Path(str(self.source)).suffix == ".pt2":  # it holds one network, whatever it is
             return sources.load(self.source)
         return sources.load(self.source, part="discriminator")
@@ -142,12 +151,11 @@ class Lesson:
         """Of the student's weights alone."""
         return self.l1 * l1_penalty(student)
 
-    def adversary(self) -> Discriminator | None:
-        """The judge, ready to learn."""
+    def adversary(self, scaled: Generator) -> Discriminator | None:
+        """The judge, ready to learn; `scaled` is the original at the sizes to train at."""
         if self.judge is None:
             return None
-        opened = self.judge.opened(self.original, self.settings.seed)
-        network = GraphDiscriminator(opened, self.original)
+        network = GraphDiscriminator(self.judge.opened(self.settings.seed), scaled)
         return Discriminator(
             network, game=self.judge.game, weight=self.judge.weight, slope=self.judge.slope,
             lr=self.settings.lr or 2e-4, look=network.look, matching=self.judge.matching,
@@ -192,9 +200,9 @@ def teach(
         _check_ports(generator, original)
         student = Student(generator, prunable=lesson.zeros is not None)
         lesson.check(student)
-        idle, adversary = lesson.idle(generator), lesson.adversary()
-        settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         scaled = _training_size(original, lesson.size)
+        idle, adversary = lesson.idle(generator), lesson.adversary(scaled)
+        settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         settings, examples = _prepare(
             run, student, lesson, scaled, task, samples, folder, settings, say
         )

@@ -20,6 +20,8 @@ _DISCRIMINATOR = re.compile(
     _BEFORE + r"(?:[Dd]|[Dd]isc|[Dd]iscriminator|mpd|msd|[Cc]ritic)" + _AFTER
 )
 _EMA = re.compile(r"(?:^|[_\-])(?:ema|shadow)(?:$|[_\-])|^g_running$", re.IGNORECASE)
+_HALVES, _WHOLE = ("mpd", "msd"), "mpd_msd"
+"""HiFi-GAN keeps its discriminators by periods and by scales apart; they judge together."""
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[Candidate]:
         if tensors:
             yield _candidate(path, tensors)
             yield from _groups(tensors, path)
-        for key, item in value.items():
+        for key, item in _joined(value).items():
             if isinstance(key, str) and not _NO_WEIGHTS.search(key):
                 yield from _walk(item, (*path, key))
     elif isinstance(value, list | tuple):
@@ -71,6 +73,8 @@ def _modules(module: nn.Module, path: tuple[str, ...]) -> Iterator[Candidate]:
 
 def _groups(tensors: Mapping[str, Tensor], path: tuple[str, ...]) -> Iterator[Candidate]:
     """The parts of a flat dictionary with names such as `generator_ema.body.0.weight`."""
+    if path[-1:] == (_WHOLE,):
+        return
     groups: dict[str, dict[str, Tensor]] = {}
     rest = {}
     for name, tensor in tensors.items():
@@ -80,11 +84,19 @@ def _groups(tensors: Mapping[str, Tensor], path: tuple[str, ...]) -> Iterator[Ca
             groups.setdefault(parts[head], {})[".".join(parts[head + 1 :])] = tensor
         else:
             rest[name] = tensor
-    for head_name, group in groups.items():
+    for head_name, group in _joined(groups).items():
         yield _candidate((*path, head_name), group)
         yield from _groups(group, (*path, head_name))
     if groups and rest:
         yield _candidate(path, rest)
+
+
+def _joined(parts: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """With the halves of one discriminator, where both are there, as one under their names."""
+    if not all(isinstance(parts.get(half), Mapping) for half in _HALVES):
+        return parts
+    whole = {f"{half}.{name}": x for half in _HALVES for name, x in parts[half].items()}
+    return {**{key: item for key, item in parts.items() if key not in _HALVES}, _WHOLE: whole}
 
 
 def _candidate(

@@ -18,8 +18,10 @@ _WINS = 0.98
 """Share of right verdicts from which on the discriminator waits for the generator."""
 _SMOOTH = 0.95
 
-Look = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-"""Takes pictures; returns their scores, and what the layers put out on the way."""
+Scores = Tensor | tuple[Tensor, ...]
+"""Of one discriminator, or of several that judge together."""
+Look = Callable[[Tensor], tuple[Scores, list[Tensor]]]
+"""Takes outputs; returns their scores, and what the layers put out on the way."""
 
 
 class Discriminator:
@@ -43,7 +45,7 @@ class Discriminator:
         """Begin with the network as it is.
 
         Args:
-            network: pictures to scores; trained in place.
+            network: outputs to scores; trained in place. Several scores count alike.
             game: a name of `losses.adversarial.GAMES`.
             weight: of the student's side beside its other losses.
             slope: weight of the R1 penalty; 0 for none.
@@ -72,7 +74,8 @@ class Discriminator:
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         if self.look is None or not self.matching:
-            return {"adversarial": self.weight * self.game.maker(self.network(made.float()))}
+            scores = self.network(made.float())
+            return {"adversarial": self.weight * _mean(self.game.maker, scores)}
         scores, maps = self.look(made.float())
         with torch.no_grad():
             _, wanted = self.look(_real(batch))
@@ -81,7 +84,7 @@ class Discriminator:
             for a, b in zip(maps, wanted, strict=True)
         ]
         return {
-            "adversarial": self.weight * self.game.maker(scores),
+            "adversarial": self.weight * _mean(self.game.maker, scores),
             "matching": self.matching * torch.stack(apart).mean(),
         }
 
@@ -91,11 +94,10 @@ class Discriminator:
             parameter.requires_grad_(True)
         real = _real(batch)
         real_scores, made_scores = self.network(real), self.network(made.float())
-        loss = self.game.judge(real_scores, made_scores)
+        loss = _mean(self.game.judge, real_scores, made_scores)
         if self.slope and self.step % _R1_EVERY == 0:
             loss = loss + self.slope * _R1_EVERY * r1(self.network, real)
-        verdicts = torch.cat([real_scores.detach() > 0, made_scores.detach() < 0])
-        now = float(verdicts.float().mean())
+        now = float(_mean(_right, real_scores, made_scores))
         self.right = _SMOOTH * self.right + (1 - _SMOOTH) * now
         self.step += 1
         if self.right > _WINS:
@@ -118,6 +120,16 @@ class Discriminator:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.right, self.step, self.waited = state["right"], state["step"], state["waited"]
+
+
+def _mean(of: Callable[..., Tensor], *sides: Scores) -> Tensor:
+    """Over the discriminators that judge together, however many scores each of them gives."""
+    several = [side if isinstance(side, tuple) else (side,) for side in sides]
+    return torch.stack([of(*scores) for scores in zip(*several, strict=True)]).mean()
+
+
+def _right(real: Tensor, made: Tensor) -> Tensor:
+    return ((real > 0).float().mean() + (made < 0).float().mean()) / 2
 
 
 def _real(batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Graph, Node
 from torch.nn.utils.parametrizations import spectral_norm
 
 from leangan.errors import UsageError
@@ -50,19 +51,21 @@ class GraphDiscriminator(nn.Module):
     def __init__(self, discriminator: Generator, generator: Generator) -> None:
         """Check that it can judge what `generator` puts out.
 
+        Args:
+            discriminator: puts out scores; each output counts as a discriminator of its own.
+            generator: at the sizes that will be trained at, which are its typical ones.
+
         Raises:
             UsageError: it takes something else, or several things.
         """
         super().__init__()
         port, made = discriminator.signature.inputs[0], generator.signature.outputs[0]
-        sizes = zip(port.shape[1:], made.shape[1:], strict=False)
-        fits = len(port.shape) == len(made.shape) and all(
-            a is None or b is None or a == b for a, b in sizes
-        )
+        sizes = zip(port.shape[1:], made.typical[1:], strict=False)
+        fits = len(port.shape) == len(made.shape) and all(a in (None, b) for a, b in sizes)
         if len(discriminator.signature.inputs) != 1 or not fits:
             raise UsageError(
                 f"{discriminator.name} takes {port.name!r} of shape {port.shape}, and "
-                f"{generator.name} puts out {made.shape}: it cannot judge that."
+                f"{generator.name} would be trained at {made.typical}: it cannot judge that."
             )
         self.network = Student(discriminator)
         graph = self.network.graph.graph
@@ -70,14 +73,27 @@ class GraphDiscriminator(nn.Module):
             if is_call(node, aten.sigmoid) and all(u.op == "output" for u in node.users):
                 node.replace_all_uses_with(node.all_input_nodes[0])
         graph.eliminate_dead_code()
-        seen = [node.name for node in graph.nodes if read_convolution(node)]
-        watched(self.network.graph, seen[:-1])
+        self.outputs = len(discriminator.signature.outputs)
+        watched(self.network.graph, _inner_convolutions(graph))
 
-    def forward(self, made: Tensor) -> Tensor:
+    def forward(self, made: Tensor) -> tuple[Tensor, ...]:
         """Scores of any shape, higher for what looks real."""
-        return self.network(made)[0]
+        return self.network(made)[: self.outputs]
 
-    def look(self, made: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The scores, and what the convolutions put out, but for the last one."""
-        scores, *maps = self.network(made)
-        return scores, maps
+    def look(self, made: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """The scores, and what the convolutions put out, but for the last ones."""
+        found = self.network(made)
+        return found[: self.outputs], list(found[self.outputs :])
+
+
+def _inner_convolutions(graph: Graph) -> list[str]:
+    """The convolutions that layers with weights follow: the others put out the scores."""
+    inner: list[str] = []
+    leads: set[Node] = set()
+    for node in reversed(graph.nodes):
+        weighted = read_convolution(node) is not None or is_call(node, aten.linear)
+        if node in leads and read_convolution(node):
+            inner.insert(0, node.name)
+        if weighted or node in leads:
+            leads.update(node.all_input_nodes)
+    return inner

@@ -43,5 +43,7 @@ def r1(discriminator: nn.Module, real: Tensor) -> Tensor:
     """Mean squared norm of the scores' gradient at real ones, halved (Mescheder et al. 2018)."""
     real = real.detach().requires_grad_()
     scores = discriminator(real)
-    (slope,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
+    several = scores if isinstance(scores, tuple) else (scores,)
+    total = torch.stack([score.sum() for score in several]).sum()
+    (slope,) = torch.autograd.grad(total, real, create_graph=True)
     return slope.square().flatten(1).sum(1).mean() / 2
