@@ -14,11 +14,13 @@ from leangan.architectures.dcgan import DCGAN, DCGAN_DISCRIMINATOR
 from leangan.architectures.fast_srgan import FAST_SRGAN
 from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
+from leangan.architectures.istftnet import ISTFTNET
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.rrdb import RRDB
 from leangan.architectures.shuffle_resnet import SHUFFLE_RESNET
+from leangan.architectures.small_unet import SMALL_UNET
 from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
@@ -143,6 +145,22 @@ class TestHifigan(ArchitectureTests):
             "last_bias": False,
         },
     )
+
+
+class TestIstftnet(ArchitectureTests):
+    family = ISTFTNET
+    cases = (
+        {"width": 8, "rates": (4,), "up_kernels": (8,), "kernels": (3,), "dilations": ((1, 3),)},
+        {
+            "in_channels": 12, "width": 8, "rates": (4, 2), "up_kernels": (8, 4), "block": 2,
+            "dilations": ((1, 2), (2, 6), (3, 12)), "points": 20,
+        },
+    )  # fmt: skip
+
+
+class TestSmallUnet(ArchitectureTests):
+    family = SMALL_UNET
+    cases = ({"widths": (4, 8, 6), "blocks": 1}, {"widths": (4, 8), "blocks": 0, "channels": 1})
 
 
 class TestHifiganDiscriminator(ArchitectureTests):

@@ -12,7 +12,14 @@ from leangan.errors import LeanganError, UsageError
 from leangan.graph.cost import macs
 from leangan.search.students import make_student
 from leangan.tasks.base import Sample
-from leangan.techniques.lighten import drop_blocks, freeze_norms, low_rank, separable, spatial
+from leangan.techniques.lighten import (
+    drop_blocks,
+    freeze_norms,
+    low_rank,
+    resize,
+    separable,
+    spatial,
+)
 from leangan.training.student import Student
 
 
@@ -133,7 +140,13 @@ def test_frozen_norms_are_right_on_the_picture_they_were_frozen_on(net, samples)
 
 
 @pytest.mark.parametrize(
-    "spec", ["shallow:0.7+low-rank:0.5", "separable", "plain-norms+narrow:0.6"]
+    "spec",
+    [
+        "shallow:0.7+low-rank:0.5",
+        "separable",
+        "plain-norms+narrow:0.6",
+        "small-unet:widths=[4,8,8],blocks=1",
+    ],
 )
 def test_students_are_made_and_can_be_trained(net, samples, spec):
     given = [Sample(str(i), x) for i, x in enumerate(samples)]
@@ -157,3 +170,71 @@ def test_wrong_shares_are_refused(net, samples):
                   lambda: spatial(net, 2)):  # fmt: skip
         with pytest.raises(UsageError):
             wrong()
+
+
+class Rises(nn.Module):
+    """What resizes before plain convolutions, as the transposed ones that are the same."""
+
+    def __init__(self, kernel=(3, 5), rates=(2, 3), groups=2):
+        super().__init__()
+        torch.manual_seed(4)
+        self.rates = rates
+        self.plain = nn.Conv2d(4, 6, kernel, padding=[k // 2 for k in kernel], groups=groups)
+        sums = self.plain.weight.data.flip(2, 3)
+        sums = F.conv2d(
+            F.pad(sums.flatten(0, 1)[:, None], [n - 1 for n in rates[::-1] for _ in range(2)]),
+            torch.ones(1, 1, *rates),
+        ).reshape(6, 4 // groups, *(k + n - 1 for k, n in zip(kernel, rates, strict=True)))
+        self.up = nn.ConvTranspose2d(
+            4, 6, tuple(sums.shape[2:]), rates, [k // 2 for k in kernel], groups=groups
+        )
+        sums = sums.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        self.up.weight.data, self.up.bias.data = sums, self.plain.bias.data
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x)
+
+
+def test_a_transposed_kernel_that_is_a_resized_one_is_found_exactly():
+    rises = Rises().eval()
+    net = lg.load(rises, example_inputs=torch.rand(1, 4, 24, 24))
+    made = resize(net)
+    x = torch.randn(2, 4, 7, 10)
+    plain = rises.plain(F.interpolate(x, scale_factor=tuple(map(float, rises.rates))))
+    torch.testing.assert_close(made(x), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(made(x), net(x), atol=1e-5, rtol=1e-4)
+    (layer,) = made.history[-1].measured["layers"].values()
+    assert layer["kernel"] == [3, 5]
+    assert layer["error"] < 1e-9
+    assert not any("transpose" in str(n.target) for n in made.program.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "more", "becomes"),
+    [(4, 2, 1, 0, 3), (3, 2, 1, 1, 3), (16, 8, 4, 0, 9), (2, 2, 0, 0, 1), (6, 2, 2, 0, 5)],
+)
+def test_no_plain_kernel_is_nearer_than_what_is_found(kernel, stride, padding, more, becomes):
+    torch.manual_seed(kernel)
+    up = nn.ConvTranspose1d(2, 3, kernel, stride, padding, more, bias=False)
+    net = lg.load(up.eval(), example_inputs=torch.rand(1, 2, 24))
+    made = resize(net)
+    (path,) = made.program.state_dict
+    assert made.program.state_dict[path].shape == (3, 2, becomes)
+    # Of white noise, away from the borders, the error is that of the kernels.
+    x = torch.randn(4, 2, 400)
+    module = made.module()
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    error = (module(x) - net(x)).square()[..., 64:-64].mean()
+    (slope,) = torch.autograd.grad(error, list(module.parameters()))
+    missed = made.history[-1].measured["layers"]
+    share = float(error.detach() / net(x).square()[..., 64:-64].mean())
+    assert share == pytest.approx(next(iter(missed.values()))["error"], abs=0.05)
+    assert float(slope.abs().max()) < 0.05
+
+
+def test_what_does_not_rise_by_its_stride_is_not_resized(net):
+    for layer in (nn.ConvTranspose2d(3, 8, 4, 2), nn.ConvTranspose2d(3, 8, 3, 1)):
+        other = lg.load(layer.eval(), example_inputs=torch.rand(1, 3, 16, 16))
+        with pytest.raises(LeanganError, match="nothing to resize"):
+            resize(other)

@@ -15,12 +15,14 @@ from leangan.architectures.dcgan import DCGAN, DCGAN_DISCRIMINATOR
 from leangan.architectures.fast_srgan import FAST_SRGAN
 from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
+from leangan.architectures.istftnet import ISTFTNET
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.reparameterized import plain_weights
 from leangan.architectures.rrdb import RRDB
 from leangan.architectures.shuffle_resnet import SHUFFLE_RESNET
+from leangan.architectures.small_unet import SMALL_UNET
 from leangan.architectures.squeezenet import SQUEEZENET
 from leangan.architectures.srgan import SRGAN
 from leangan.architectures.srresnet import SRRESNET
@@ -39,6 +41,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SRRESNET,
     SRVGG,
     HIFIGAN,
+    ISTFTNET,
+    SMALL_UNET,
     SHUFFLE_RESNET,
     SQUEEZENET,
     HIFIGAN_DISCRIMINATOR,

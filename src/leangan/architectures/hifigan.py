@@ -98,6 +98,11 @@ class HifiganGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Speak."""
+        # The reference leaves out the slope here, and so takes PyTorch's default.
+        return torch.tanh(self.conv_post(F.leaky_relu(self.body(x), 0.01)))
+
+    def body(self, x: Tensor) -> Tensor:
+        """[N, in_channels, T] to the features that the last convolution makes samples of."""
         x = self.conv_pre(x)
         for level, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, _SLOPE))
@@ -106,12 +111,19 @@ class HifiganGenerator(nn.Module):
             for n in range(first + 1, first + self.per_level):
                 total = total + self.resblocks[n](x)
             x = total / self.per_level
-        # The reference leaves out the slope here, and so takes PyTorch's default.
-        return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))
+        return x
 
 
 def recognise(state: State) -> dict[str, Any] | None:
-    """Read the arguments off the keys; strides and dilations have to be assumed.
+    """HiFi-GAN's keys, with a last convolution to samples (an iSTFTNet's is to spectra)."""
+    last, arguments = state.get("conv_post.weight"), read_arguments(state)
+    if arguments is None or (last is not None and last.shape[0] != 1):
+        return None
+    return {**arguments, "last_bias": "conv_post.bias" in state}
+
+
+def read_arguments(state: State) -> dict[str, Any] | None:
+    """All arguments but those of the last layer; strides and dilations have to be assumed.
 
     In all published configurations a transposed convolution's kernel is twice its stride, and
     the dilations are (1, 3, 5) for blocks of type 1, ((1, 2), (2, 6), (3, 12)) for type 2.
@@ -144,7 +156,6 @@ def recognise(state: State) -> dict[str, Any] | None:
         "kernels": tuple(kernels),
         "dilations": _usual_dilations(block, tuple(depths)),
         "block": block,
-        "last_bias": "conv_post.bias" in state,
     }
 
 

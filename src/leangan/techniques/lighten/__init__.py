@@ -9,6 +9,7 @@ from torch import Tensor
 from leangan.generator import Generator
 from leangan.techniques.lighten.factorize import low_rank, separable, spatial
 from leangan.techniques.lighten.norms import freeze_norms
+from leangan.techniques.lighten.resize import resize
 from leangan.techniques.lighten.shallow import drop_blocks
 
 Samples = Sequence[tuple[Tensor, ...]]
@@ -22,7 +23,17 @@ LIGHTER: dict[str, Callable[[Generator, float, Samples], Generator]] = {
 WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
     "separable": lambda generator, samples: separable(generator),
     "plain-norms": freeze_norms,
+    "resize": lambda generator, samples: resize(generator),
 }
 """Those that take no amount."""
 
-__all__ = ["LIGHTER", "WHOLE", "drop_blocks", "freeze_norms", "low_rank", "separable", "spatial"]
+__all__ = [
+    "LIGHTER",
+    "WHOLE",
+    "drop_blocks",
+    "freeze_norms",
+    "low_rank",
+    "resize",
+    "separable",
+    "spatial",
+]
