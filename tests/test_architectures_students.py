@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from task_nets import voice_net
+from task_nets import Smooth, image_generator, net_and_photos, voice_net
 
+import leangan as lg
 from leangan.architectures import try_recognise
 from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.istftnet import ISTFTNET, InverseStft
+from leangan.errors import LeanganError
 from leangan.generator import Step
 from leangan.search.students import make_student
+from leangan.training.losses.pixel import l1
 from leangan.training.losses.spectrum import stft
 from leangan.training.student import Student
 
@@ -35,21 +38,39 @@ def test_vocoders_are_told_apart_by_their_last_layer():
         assert found[0] is family
 
 
-def test_a_vocoder_of_spectra_learns_from_one_of_samples():
-    teacher = voice_net()
-    spec = "istftnet:in_channels=4,width=8,rates=[2],up_kernels=[4],kernels=[3],dilations=[[1]]"
-    made = make_student(spec, teacher, [], 0, lambda *_: None)
-    assert made.signature.inputs[0].shape == (None, 4, None)
-    student = Student(made)
+def learned(spec, teacher, x, loss):
+    """The student after a few steps on `x`, and what its loss was at each."""
+    student = Student(make_student(spec, teacher, [], 0, lambda *_: None))
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 5e-3)
-    x = torch.randn(2, 4, 150)
     wanted, losses = teacher(x), []
     for _ in range(12):
-        loss = stft(student(x)[0], wanted)
-        losses.append(float(loss.detach()))
+        found = loss(student(x)[0], wanted)
+        losses.append(float(found.detach()))
         optimizer.zero_grad()
-        loss.backward()
+        found.backward()
         optimizer.step()
+    made = student.finished(Step("distill"))
+    torch.testing.assert_close(made(x), student(x)[0].detach(), atol=1e-4, rtol=1e-4)
+    return made, losses
+
+
+def test_a_vocoder_of_spectra_learns_from_one_of_samples():
+    spec = "istftnet:in_channels=4,width=8,rates=[2],up_kernels=[4],kernels=[3],dilations=[[1]]"
+    made, losses = learned(spec, voice_net(), torch.randn(2, 4, 150), stft)
+    assert made.signature.inputs[0].shape == (None, 4, None)
     assert losses[-1] < 0.9 * losses[0]
-    learned = student.finished(Step("distill"))
-    torch.testing.assert_close(learned(x), student(x)[0].detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_unet_learns_pictures():
+    teacher = image_generator(Smooth(), value_range=(-1.0, 1.0))
+    made, losses = learned("small-unet:widths=[4,8]", teacher, torch.rand(2, 3, 32, 40) - 1, l1)
+    assert made.signature.inputs[0].multiple == (1, 1, 2, 2)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_student_that_needs_other_sizes_is_refused_before_it_learns(tmp_path):
+    photos = net_and_photos(tmp_path) / "photos"
+    few = lg.TrainSettings(steps=2, batch=2, precision="fp32", examples=4)
+    teacher, spec = image_generator(Smooth(), size=64), f"small-unet:widths={[2] * 6}"
+    with pytest.raises(LeanganError, match="multiple of 32"):
+        lg.distill(teacher, spec, photos, tmp_path / "run", settings=few, size=36)

@@ -28,7 +28,7 @@ class SmallUnet(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 3, widths: tuple[int, ...] = (16, 32, 64, 128), blocks: int = 2
+        self, channels: int = 3, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 4
     ) -> None:
         super().__init__()
         levels = list(pairwise(widths))

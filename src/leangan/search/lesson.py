@@ -26,7 +26,7 @@ from leangan.search.judge import quality_of
 from leangan.search.sheets import Sheets
 from leangan.search.students import new_network, read_arguments
 from leangan.sources.module import from_module
-from leangan.tasks.base import Data, Task
+from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.training import processes
 from leangan.training.adversary import Discriminator
@@ -201,6 +201,7 @@ def teach(
         student = Student(generator, prunable=lesson.zeros is not None)
         lesson.check(student)
         scaled = _training_size(original, lesson.size)
+        check_inputs(generator, [*samples.held_out, Sample("What to train on", scaled.example())])
         idle, adversary = lesson.idle(generator), lesson.adversary(scaled)
         settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         settings, examples = _prepare(
