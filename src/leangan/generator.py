@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from leangan.errors import LeanganError, UnknownValue
-from leangan.graph.runner import runner
+from leangan.runner import runner
 
 Kind = Literal[
     "image", "latent", "noise", "label", "mask", "mel", "waveform", "time", "feature", "score"

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Step
 from leangan.graph.capture import capture, input_shapes
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
 
 Edit = Callable[[GraphModule], int]
 """Changes a graph module in place and returns how many places it changed."""

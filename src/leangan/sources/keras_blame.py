@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
 from leangan.sources.keras_graph import taken
 from leangan.sources.keras_layers import Layout
 from leangan.sources.keras_module import AsKeras, Call, KerasModule

@@ -14,7 +14,7 @@ from torch import Tensor
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Port
 from leangan.graph.capture import quiet
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
 from leangan.sources.base import Request
 from leangan.sources.keras_blame import first_departure
 from leangan.sources.keras_build import built, fill, keras_on_torch

@@ -15,8 +15,8 @@ from torch.export import ExportedProgram
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Signature, Step
 from leangan.graph.capture import capture, input_shapes, output_shapes, quiet
-from leangan.graph.runner import runner
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
+from leangan.runner import runner
 from leangan.sources.ports import (
     check_stated,
     guess_kind,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Step
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
 from leangan.measure.latency import Worker
 from leangan.runtimes.base import Artifact
 from leangan.runtimes.check import FP32_TOLERANCE, round_up, three_sizes

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 
 from leangan.graph.capture import quiet
-from leangan.graph.runner import runner
+from leangan.runner import runner
 
 SPATIAL = "HWT"
 _CANDIDATES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 320, 512)

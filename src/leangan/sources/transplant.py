@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator
+from leangan.graph.difference import share_of_range
 from leangan.graph.rewrite import TOLERANCE, trace_inputs
-from leangan.measure.difference import share_of_range
 from leangan.sources.fit import CannotFit, fit_input, fit_weights
 
 _NORMS = nn.modules.batchnorm._NormBase

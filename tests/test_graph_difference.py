@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from leangan.measure.difference import share_of_range
+from leangan.graph.difference import share_of_range
 
 
 @pytest.mark.parametrize(
