@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leangan.architectures.base import Architecture, Ports, State, image_port, numbered
-from leangan.architectures.shuffle_resnet import Block, caution
+from leangan.architectures.base import Architecture, State, numbered
+from leangan.architectures.shuffle_resnet import Block, caution, ports
 
 
 class SmallUnet(nn.Module):
@@ -68,14 +68,6 @@ def recognise(state: State) -> dict[str, Any] | None:
         "widths": (head.shape[0], *(down.shape[0] for down in found)),
         "blocks": len(numbered(state, "body.")),
     }
-
-
-def ports(*, channels: int = 3, **_: Any) -> Ports:
-    """Pictures in [-1, 1] in and out, as the networks use that it learns from."""
-    return (
-        (image_port("image", channels, (256, 256), (-1.0, 1.0)),),
-        (image_port("output", channels, (256, 256), (-1.0, 1.0)),),
-    )
 
 
 SMALL_UNET = Architecture(

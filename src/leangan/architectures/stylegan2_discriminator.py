@@ -1,7 +1,7 @@
 """StyleGAN2's residual discriminator.
 
 Karras et al.: Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020; with the names of
-the usual PyTorch code, so that its checkpoints load.
+the usual PyTorch code.
 """
 
 from __future__ import annotations

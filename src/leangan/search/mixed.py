@@ -31,8 +31,8 @@ it is within 5% of the fastest, and a mix has changes of form that its layers al
 _MOST_OFF_DB = 2.0
 """Predictions that were too low are believed to be so by this at most."""
 _HOPELESS = 3.0
-"""Where float and 8 bits both take so many times as long as the best float form, no mix of them
-will be the fastest."""
+"""Where float and 8 bits both take so many times as long as a float form of another runtime, no
+mix of them will be the fastest."""
 _ROUNDS = 3
 """How often float and 8 bits are timed in turns; what disturbs one round spares another."""
 
@@ -55,8 +55,8 @@ class Asked:
     """PSNR or signal-to-noise ratio that is to be kept."""
     most_lost: float | None = None
     """Decibels of PSNR-Y that may be lost against ground truth, where that was said."""
-    best: Candidate | None = None
-    """The fastest float form of all runtimes, where one is known."""
+    rival: Candidate | None = None
+    """A float form that the others must come near, None where there is none."""
     zero_point_cost: float = 1.0
     """How many times longer a layer takes whose input has a zero point."""
 
@@ -117,11 +117,11 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
 
 
 def _hopeless(asked: Asked, plain: Candidate, first: Candidate) -> bool:
-    best = asked.best
+    rival = asked.rival
     return (
-        best is not None
-        and best is not plain
-        and all(asked.lab.lags(made, best, _HOPELESS) for made in (plain, first))
+        rival is not None
+        and rival is not plain
+        and all(asked.lab.lags(made, rival, _HOPELESS) for made in (plain, first))
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leangan.errors import UsageError
 from leangan.training.examples import Batch
-from leangan.training.losses.adversarial import GAMES, r1
+from leangan.training.losses.adversarial import GAMES, Scores, r1, several
 
 _R1_EVERY = 8
 """Steps between the penalties on the slope, each as many times stronger (StyleGAN2)."""
@@ -18,8 +18,6 @@ _WINS = 0.98
 """Share of right verdicts from which on the discriminator waits for the generator."""
 _SMOOTH = 0.95
 
-Scores = Tensor | tuple[Tensor, ...]
-"""Of one discriminator, or of several that judge together."""
 Look = Callable[[Tensor], tuple[Scores, list[Tensor]]]
 """Takes outputs; returns their scores, and what the layers put out on the way."""
 
@@ -124,8 +122,8 @@ class Discriminator:
 
 def _mean(of: Callable[..., Tensor], *sides: Scores) -> Tensor:
     """Over the discriminators that judge together, however many scores each of them gives."""
-    several = [side if isinstance(side, tuple) else (side,) for side in sides]
-    return torch.stack([of(*scores) for scores in zip(*several, strict=True)]).mean()
+    together = zip(*map(several, sides), strict=True)
+    return torch.stack([of(*scores) for scores in together]).mean()
 
 
 def _right(real: Tensor, made: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Scores = Tensor | tuple[Tensor, ...]
+"""Of one discriminator, or of several that judge together."""
+
 
 @dataclass(frozen=True)
 class Game:
@@ -39,11 +42,15 @@ GAMES = {
 }
 
 
+def several(scores: Scores) -> tuple[Tensor, ...]:
+    """A tensor for each discriminator, also where there is one alone."""
+    return scores if isinstance(scores, tuple) else (scores,)
+
+
 def r1(discriminator: nn.Module, real: Tensor) -> Tensor:
     """Mean squared norm of the scores' gradient at real ones, halved (Mescheder et al. 2018)."""
     real = real.detach().requires_grad_()
     scores = discriminator(real)
-    several = scores if isinstance(scores, tuple) else (scores,)
-    total = torch.stack([score.sum() for score in several]).sum()
+    total = torch.stack([score.sum() for score in several(scores)]).sum()
     (slope,) = torch.autograd.grad(total, real, create_graph=True)
     return slope.square().flatten(1).sum(1).mean() / 2
