@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -19,6 +20,24 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from leangan.errors import LeanganError
 from leangan.graph.plainer import PLAINER
+
+_aten = torch.ops.aten
+_VIEWS = frozenset(
+    {
+        _aten.expand.default,
+        _aten.permute.default,
+        _aten.reshape.default,
+        _aten.select.int,
+        _aten.slice.Tensor,
+        _aten.squeeze.dims,
+        _aten.transpose.int,
+        _aten.unsqueeze.default,
+        _aten.view.default,
+    }
+)
+"""They share memory with their input, which is harmless where nothing is written."""
+_OF_SIZES = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv})
+"""Python's own, of sizes that are free."""
 
 
 def capture(
@@ -73,11 +92,15 @@ def capture(
 def _stays(node: torch.fx.Node) -> bool:
     """Whether the decompositions leave it as it is: they trace it all anew, which takes long.
 
-    An operator that writes or hands on its input's memory is made plain there, and so is one
-    that is known to be unsafe to keep (BatchNorm, dropout).
+    An operator that writes or hands on its input's memory is made plain there, but for the plain
+    views, and so is one that is known to be unsafe to keep (BatchNorm, dropout).
     """
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function":
         return node.op in ("placeholder", "output")
+    if node.target in _VIEWS or node.target in _OF_SIZES:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
     schema = node.target._schema
     shared = [a for a in (*schema.arguments, *schema.returns) if a.alias_info is not None]
     unsafe = _should_decompose_because_unsafe_op(node.target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from leangan.generator import Generator
 from leangan.graph.conv1d import conv1d_as_2d
@@ -38,3 +38,24 @@ FLOAT_ONLY = frozenset({"joins-as-sums"})
 
 FREE_IN_8_BITS = frozenset({"shuffle-by-phase"})
 """What pays in float pays there too: the multiplications are the same, and bytes are copied."""
+
+
+def rewritten(
+    original: Generator, names: Sequence[str], made: Iterable[Generator] = ()
+) -> Generator:
+    """The generator with rewrites in turn.
+
+    Args:
+        original: is left as it is.
+        names: of rewrites.
+        made: forms that stem from `original`. Each rewrite is exported and proved, which takes
+            seconds: what one of these already has of them is not done again.
+    """
+    best, done = original, 0
+    for form in made:
+        steps = tuple(step.name for step in form.history[len(original.history) :])
+        if len(steps) > done and steps == tuple(names[: len(steps)]):
+            best, done = form, len(steps)
+    for name in names[done:]:
+        best = DOOR_REWRITES[name](best)
+    return best

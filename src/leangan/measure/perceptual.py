@@ -56,10 +56,10 @@ def missing() -> str | None:
 
 @functools.cache
 def _load() -> tuple[Features | None, str | None]:
-    from leangan.zoo import load
+    from leangan.zoo import load_features
 
     try:
-        return load(NETWORK).outputs, None
+        return load_features(NETWORK), None
     except LeanganError as error:  # offline, or no such package in the user's index
         return None, f"There is no perceptual distance, because {NETWORK} is missing. {error}"
 

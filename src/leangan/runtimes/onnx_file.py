@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from leangan.errors import LeanganError
 from leangan.files import atomic
@@ -13,8 +15,9 @@ from leangan.runtimes.onnx_fuse import fuse_depth_to_space
 
 if TYPE_CHECKING:
     import onnx
+    from torch.export import ExportedProgram
 
-    from leangan.generator import Generator, Port
+    from leangan.generator import Generator, Port, Signature
 
 OPSET = 20
 """Has all that generators need (3-D resizing, Gelu, GridSample), and every runtime reads it."""
@@ -24,6 +27,10 @@ OPSET's exporter writes, none has another meaning in it."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """What the exporter's messages hold for terminals."""
+_KEPT = 2
+_MADE: WeakKeyDictionary[ExportedProgram, tuple[Signature, onnx.ModelProto]] = WeakKeyDictionary()
+"""What the last programs were exported as: the exporter takes seconds, and several runtimes and
+precisions want the same."""
 _AXES = {"N": "batch", "C": "channels", "H": "height", "W": "width", "T": "time"}
 
 
@@ -56,7 +63,21 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def to_onnx(generator: Generator) -> onnx.ModelProto:
-    """As `write_onnx`, in memory."""
+    """As `write_onnx`, in memory: a model of the caller's own."""
+    import onnx
+
+    signature, made = _MADE.get(generator.program, (None, None))
+    if made is None or signature != generator.signature:
+        made = _made(generator)
+        _MADE[generator.program] = generator.signature, made
+        while len(_MADE) > _KEPT:
+            del _MADE[next(iter(_MADE))]
+    model = onnx.ModelProto()
+    model.CopyFrom(made)
+    return model
+
+
+def _made(generator: Generator) -> onnx.ModelProto:
     from leangan.graph.real_parts import complex_as_real
 
     generator = complex_as_real(generator)
@@ -98,23 +119,11 @@ def port_names(generator: Generator) -> tuple[list[str], list[str]]:
 
 
 def _export(generator: Generator) -> onnx.ModelProto:
-    import torch
-
-    from leangan.graph.capture import quiet
-
-    inputs, outputs = port_names(generator)
     try:
-        with quiet():
-            program = torch.onnx.export(
-                generator.program,
-                dynamo=True,
-                optimize=True,
-                external_data=False,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=inputs,
-                output_names=outputs,
-            )
+        try:
+            return _exported(generator, _as_it_is(generator.program))
+        except Exception:  # an operator that it has no form for, and must take apart
+            return _exported(generator, generator.program)
     except Exception as error:  # whatever the exporter says of an operator
         # The exporter's own error tells of its steps; what it is from names the operator.
         plain = _COLOURS.sub("", str(error.__cause__ or error)).split("See the stack trace")[0]
@@ -123,8 +132,54 @@ def _export(generator: Generator) -> onnx.ModelProto:
             f"{generator.name} cannot be written as ONNX: {type(error).__name__}: "
             f"{lines[0].strip() if lines else ''} Choose the runtime torch instead."
         ) from error
-    assert program is not None
-    return program.model_proto
+
+
+def _exported(generator: Generator, program: ExportedProgram) -> onnx.ModelProto:
+    import torch
+
+    from leangan.graph.capture import quiet
+
+    inputs, outputs = port_names(generator)
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+        )
+    assert made is not None
+    return made.model_proto
+
+
+def _as_it_is(program: ExportedProgram) -> ExportedProgram:
+    """A copy that the exporter does not trace anew, which takes it most of its time.
+
+    It wants operators taken apart that have no form of their own in ONNX. Most programs have none.
+    """
+    made = copy.deepcopy(program)
+    for node, copied in zip(program.graph.nodes, made.graph.nodes, strict=True):
+        copied.name = node.name  # one like a Python builtin is copied with another
+    _as_convolutions(made)
+    made.run_decompositions = lambda *_: made
+    return made
+
+
+def _as_convolutions(program: ExportedProgram) -> None:
+    """Transposed convolutions as the general operator, the one that the exporter knows."""
+    import torch
+
+    aten = torch.ops.aten
+    for dims, target in ((1, aten.conv_transpose1d.default), (2, aten.conv_transpose2d.input)):
+        defaults = (None, [1] * dims, [0] * dims, [0] * dims, 1, [1] * dims)
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            x, weight, *given = node.args
+            bias, stride, padding, more, groups, dilation = (*given, *defaults[len(given) :])
+            node.target = aten.convolution.default
+            node.args = (x, weight, bias, stride, padding, dilation, True, more, groups)
 
 
 def _check_sizes(generator: Generator, port: Port, value: onnx.ValueInfoProto) -> None:

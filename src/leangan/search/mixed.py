@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from leangan import runtimes
@@ -30,7 +30,7 @@ _WORTH = 0.93
 it is within 5% of the fastest, and a mix has changes of form that its layers alone do not show."""
 _MOST_OFF_DB = 2.0
 """Predictions that were too low are believed to be so by this at most."""
-_HOPELESS = 3.0
+_HOPELESS = 2.0
 """Where float and 8 bits both take so many times as long as a float form of another runtime, no
 mix of them will be the fastest."""
 _ROUNDS = 3
@@ -59,6 +59,8 @@ class Asked:
     """A float form that the others must come near, None where there is none."""
     zero_point_cost: float = 1.0
     """How many times longer a layer takes whose input has a zero point."""
+    made: dict[tuple[tuple[str, str], ...], Generator] = field(default_factory=dict)
+    """By the precisions of the layers: runtimes want many a form that another had already."""
 
     @property
     def main(self) -> str:
@@ -128,11 +130,17 @@ def _hopeless(asked: Asked, plain: Candidate, first: Candidate) -> bool:
 def _attempt(asked: Asked, runtime: str, plan: Plan) -> Candidate:
     precision = runtimes.get(runtime).precisions(quantized=True)[-1]
     asked.lab.progress(f"Quantizing for {runtime}{plan.name}")
-    codes = {n: asked.calibrations.get(w) for n, w in plan.words.items()}
-    calibration = {n: (c or asked.calibrations[asked.main])[n] for n, c in codes.items()}
-    made = quantize(asked.generator, calibration, keep_float=plan.keep_float)
     name = _free_name(f"{runtime} {precision}{plan.name}", asked.lab.candidates)
-    return asked.lab.attempt(Candidate(name, runtime, precision, made))
+    return asked.lab.attempt(Candidate(name, runtime, precision, _quantized(asked, plan)))
+
+
+def _quantized(asked: Asked, plan: Plan) -> Generator:
+    key = tuple(plan.words.items())
+    if key not in asked.made:
+        codes = {n: asked.calibrations.get(w) for n, w in plan.words.items()}
+        calibration = {n: (c or asked.calibrations[asked.main])[n] for n, c in codes.items()}
+        asked.made[key] = quantize(asked.generator, calibration, keep_float=plan.keep_float)
+    return asked.made[key]
 
 
 def _free_name(name: str, candidates: Sequence[Candidate]) -> str:

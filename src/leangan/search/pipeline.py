@@ -14,7 +14,7 @@ from leangan import runtimes, sources, tasks
 from leangan.errors import UsageError
 from leangan.generator import Generator
 from leangan.graph.cost import layers
-from leangan.graph.doors import DOOR_REWRITES
+from leangan.graph.doors import DOOR_REWRITES, rewritten
 from leangan.report.words import conditions
 from leangan.runtimes import openvino_probe
 from leangan.search import recipe as recipes
@@ -280,8 +280,7 @@ def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
         used = [sample.inputs for sample in search.data.calibration]
         generator = recipe.prune.apply(generator, used, recipe.seed, lab.progress)
         generator = _trained(search, recipe, generator, "pruned")
-    for name in recipe.rewrites:
-        generator = DOOR_REWRITES[name](generator)
+    generator = rewritten(generator, recipe.rewrites)
     calibration: Calibration = {}
     if recipe.codebook:
         lab.progress("Fitting codebooks")

@@ -11,9 +11,8 @@ from typing import Any
 
 from leangan import runtimes, zoo
 from leangan.files import atomic_folder
-from leangan.generator import Generator
 from leangan.graph.cost import layers
-from leangan.graph.doors import DOOR_REWRITES
+from leangan.graph.doors import DOOR_REWRITES, rewritten
 from leangan.measure import perceptual
 from leangan.measure.environment import environment
 from leangan.report.card import card
@@ -214,12 +213,12 @@ def _quantized(lab: Lab, written: Candidate) -> list[QuantizedLayer]:
     """The layers of what is delivered, weights held beside those that were quantized."""
     if not has_few_levels(written.generator):
         return []
-    float_form: Generator | None = lab.generator
-    for step in written.generator.history[len(lab.generator.history) :]:
-        if float_form is not None and step.name not in STEPS:
-            # Pruning refits weights: what was quantized then is not there any more.
-            door = DOOR_REWRITES.get(step.name)
-            float_form = door(float_form) if door else None
+    steps = [s.name for s in written.generator.history[len(lab.generator.history) :]]
+    names = [name for name in steps if name not in STEPS]
+    # Pruning refits weights: what was quantized then is not there any more.
+    exact = all(name in DOOR_REWRITES for name in names)
+    made = [c.generator for c in lab.candidates]
+    float_form = rewritten(lab.generator, names, made) if exact else None
     return describe_layers(written.generator, float_form, power=lab.power)
 
 

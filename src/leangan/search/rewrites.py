@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack
 
 from leangan import runtimes
 from leangan.generator import Generator
-from leangan.graph.doors import ALTERNATIVES, DOOR_REWRITES, FLOAT_ONLY, FREE_IN_8_BITS, THEN
+from leangan.graph.doors import (
+    ALTERNATIVES,
+    DOOR_REWRITES,
+    FLOAT_ONLY,
+    FREE_IN_8_BITS,
+    THEN,
+    rewritten,
+)
 from leangan.graph.rewrite import trace_inputs
 from leangan.search.candidate import Candidate
 from leangan.search.lab import Lab
-from leangan.techniques.calibrate import calibrate
+from leangan.techniques.calibrate import rough
 from leangan.techniques.quantize_linear import quantize
-from leangan.techniques.scheme import Scheme
-
-_ROUGH = Scheme(range="minmax", equalize=False)
-"""The numbers of 8 bits say nothing of their speed: any will do to time a form."""
 
 
 def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
@@ -58,18 +60,15 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
     kept = tuple(n for n in DOOR_REWRITES if n in done - FLOAT_ONLY)
     precision = runtimes.get(best.runtime).precisions(quantized=True)[-1]
 
-    @functools.cache
-    def rewritten(names: tuple[str, ...]) -> Generator:
-        """Each rewrite is exported and proved: what forms have in common is made once."""
-        return DOOR_REWRITES[names[-1]](rewritten(names[:-1])) if names else original
-
     chosen = kept
+    made = [c.generator for c in lab.candidates]
     with ExitStack() as stack:
 
         def form(names: tuple[str, ...]) -> Candidate:
-            made = rewritten(names)
-            rough = quantize(made, calibrate(made, [trace_inputs(original)], _ROUGH))
-            candidate = Candidate("8 bits", best.runtime, precision, rough)
+            float_form = rewritten(original, names, made)
+            made.append(float_form)
+            eight = quantize(float_form, rough(float_form, trace_inputs(original)))
+            candidate = Candidate("8 bits", best.runtime, precision, eight)
             stack.callback(candidate.close)  # also of one that is interrupted while it opens
             return lab.opened(candidate)
 
@@ -84,7 +83,7 @@ def base_for_8_bits(lab: Lab, original: Generator, best: Candidate) -> Candidate
                 chosen, fastest = fewer, tried
     if chosen == kept and not done & FLOAT_ONLY:
         return best
-    wanted = _float(best, rewritten(chosen))
+    wanted = _float(best, rewritten(original, chosen, made))
     known = {c.name: c for c in lab.candidates if c.worker is not None}
     return known.get(wanted.name) or lab.attempt(wanted)
 

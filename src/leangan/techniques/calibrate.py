@@ -29,6 +29,7 @@ from leangan.techniques.round_learned import round_learned
 from leangan.techniques.scheme import Scheme
 from leangan.techniques.trials import Trials
 
+_ROUGH = Scheme(range="minmax", equalize=False)
 _ERROR_INPUTS = 6
 """Inputs from which the mean error of each layer is taken."""
 _TRIED = 4
@@ -84,7 +85,7 @@ def calibrate(
         raise LeanganError(f"{generator.name} has no layer that could run in 8 bits.")
     total = len(data) + len(layers)
     tick = progress or (lambda done, of: None)
-    seen = [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers.values())]
+    seen = _observers(scheme, layers.values())
     with torch.no_grad():
         watch = _Watch(module, seen, layers.values())
         # A few latents fill the ranges of deep layers by chance: ranges are tried on others than
@@ -129,6 +130,31 @@ def calibrate(
     found = dict(fit(generator, found, data, seed=seed))
     measured = trials.best({node: [found[name]] for name, node in layers.items()})
     return {name: measured[node] for name, node in layers.items()}
+
+
+def rough(generator: Generator, inputs: tuple[Tensor, ...]) -> Calibration:
+    """Numbers that tell how fast a generator is in 8 bits, and nothing of its quality.
+
+    Whole ranges of one input are covered, and nothing is tried.
+
+    Args:
+        generator: float, with layers that could be quantized.
+        inputs: of any size that it takes.
+    """
+    module = generator.module()
+    layers = quantizable(module)
+    seen = _observers(_ROUGH, layers.values())
+    with torch.no_grad():
+        watch = _Watch(module, seen, layers.values())
+        watch.run(*inputs)
+    options: dict[Node, list[LayerCode]] = {}
+    for pool, observer in seen:
+        options |= layer_options(generator, module, _ROUGH, pool, observer)
+    return {n: replace(options[node][0], reach=watch.reach[node]) for n, node in layers.items()}
+
+
+def _observers(scheme: Scheme, layers: Iterable[Node]) -> list[tuple[Pool, RangeObserver]]:
+    return [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers)]
 
 
 def _alike(options: list[LayerCode], like: Calibration) -> list[LayerCode]:

@@ -74,14 +74,20 @@ Calibration = Mapping[str, LayerCode]
 
 
 def rounded(layer: LayerCode) -> Callable[[Node, tuple[object, ...]], Tensor]:
-    """What a node puts out when its input and weight are rounded as `layer` says."""
+    """What its node puts out when input and weight are rounded as `layer` says.
+
+    For one node: its weight is rounded at the first call.
+    """
+    weight: Tensor | None = None
 
     def compute(node: Node, args: tuple[object, ...]) -> Tensor:
+        nonlocal weight
         x, w, *rest = args
         assert isinstance(x, Tensor)
         assert isinstance(w, Tensor)
-        made = layer.grid.values(layer.weight_codes(w, node))
-        result: Tensor = node.target(layer.rounded_input(x, node), made, *rest)  # type: ignore[operator]
+        if weight is None:
+            weight = layer.grid.values(layer.weight_codes(w, node))
+        result: Tensor = node.target(layer.rounded_input(x, node), weight, *rest)  # type: ignore[operator]
         if layer.bias_shift is None:
             return result
         return result - layer.bias_shift.reshape(channel_shape(node, result))

@@ -35,7 +35,7 @@ def layer_options(
     scheme: Scheme,
     pool: Pool,
     seen: RangeObserver,
-    trials: Trials,
+    trials: Trials | None = None,
 ) -> dict[Node, list[LayerCode]]:
     """What may be tried for the layers of one pool: as many options for each of them.
 
@@ -45,7 +45,7 @@ def layer_options(
         scheme: bits and rules.
         pool: the layers, and what they read.
         seen: the values that they read.
-        trials: hold these values, for `Scheme.range` "search".
+        trials: hold these values, for `Scheme.range` "search" alone.
     """
     source = pool.values[0]
     known = _known_range(generator, module, source) if len(pool.values) == 1 else None
@@ -62,6 +62,7 @@ def layer_options(
         for by, bounds in ranges.items():
             made = {n: _covering(code, by, bounds) for n, code in blanks.items()}
             if by == "search":
+                assert trials is not None
                 bounds = _searched(made, weights, bounds, trials)
                 made = {n: _covering(code, by, bounds) for n, code in blanks.items()}
             for node, code in made.items():

@@ -11,11 +11,14 @@ from torch.fx import GraphModule, Node
 
 from leangan.generator import Generator
 from leangan.graph.cost import layers as cost_layers
-from leangan.graph.replay import Replay
+from leangan.graph.replay import Replay, Substitute
 from leangan.techniques.layer_code import LayerCode, rounded
 
 PROBE_MACS = 1.5e12
 """What one round of trials may cost, in multiply-accumulates: half a minute on two cores."""
+
+_BEHIND = 2.0
+"""So many times the least error of an input is too much to be made up for on the others."""
 
 
 class Trials:
@@ -52,19 +55,36 @@ class Trials:
         cost = self._macs / 2 * len(self.replays) * len(options) * most
         found: dict[Node, LayerCode] = {}
         for group in _groups(options, math.ceil(cost / PROBE_MACS)):
-            tried: list[tuple[float, int]] = []
-            for pick in range(max(len(options[n]) for n in group)):
-                trial = {n: rounded(_at(options[n], pick)) for n in group}
-                errors = [
-                    float((r.changed(trial) - r.output).square().mean()) for r in self.replays
-                ]
-                tried.append((sum(errors) / len(errors), pick))
-            noise, pick = min(tried)
+            trials = [
+                {n: rounded(_at(options[n], pick)) for n in group}
+                for pick in range(max(len(options[n]) for n in group))
+            ]
+            noise, pick = self._least(trials, group[0])
             for n in group:
                 found[n] = replace(_at(options[n], pick), noise=noise / len(group))
             if tick:
                 tick(len(found))
         return found
+
+    def _least(self, trials: Sequence[Mapping[Node, Substitute]], first: Node) -> tuple[float, int]:
+        """The least mean squared error, and whose it is.
+
+        What is clipped hurts most where values reach furthest. Who is far behind on that input,
+        where least speaks for wide ranges' rivals, is not tried on the others.
+        """
+        source = first.args[0]
+        assert isinstance(source, Node)
+        reaches = [float(value.abs().max()) for value in self.values(source)]
+        order = sorted(zip(reaches, self.replays, strict=True), key=lambda r: r[0], reverse=True)
+        errors = dict.fromkeys(range(len(trials)), 0.0)
+        for _, replay in order:
+            for pick in errors:
+                changed = replay.changed(trials[pick])
+                errors[pick] += float((changed - replay.output).square().mean())
+            least = min(errors.values())
+            errors = {pick: error for pick, error in errors.items() if error <= _BEHIND * least}
+        error, pick = min((error, pick) for pick, error in errors.items())
+        return error / len(order), pick
 
 
 def _at(options: Sequence[LayerCode], pick: int) -> LayerCode:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from leangan.errors import LeanganError, UsageError
 from leangan.zoo.entries import ENTRIES, Entry
 from leangan.zoo.fetch import fetch
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from leangan.generator import Generator
+
+_Read = TypeVar("_Read")
 
 
 def names() -> list[str]:
@@ -67,7 +72,22 @@ def load(name: str) -> Generator:
     """
     from leangan.zoo.read import read
 
-    found = entry(name)
+    return _opened(entry(name), read)
+
+
+def load_features(name: str) -> nn.Module:
+    """A feature network as a plain module: (N, 3, H, W) in [0, 1] to a tuple of feature maps.
+
+    Raises:
+        UsageError: no such name.
+        LeanganError: it cannot be fetched or read.
+    """
+    from leangan.zoo.read import feature_network
+
+    return _opened(entry(name), lambda found, paths: feature_network(paths))
+
+
+def _opened(found: Entry, read: Callable[[Entry, list[Path]], _Read]) -> _Read:
     paths = fetch(found)
     try:
         return read(found, paths)

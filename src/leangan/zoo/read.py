@@ -82,8 +82,13 @@ def initializers(path: Path, prefix: str) -> dict[str, Tensor]:
     }
 
 
+def feature_network(files: Sequence[Path]) -> nn.Module:
+    """The feature network alone: to capture it as a Generator takes seconds."""
+    return CaffeColours(NcnnModule(read_ncnn(*files), _STAGES)).eval()
+
+
 def _squeezenet(entry: Entry, files: Sequence[Path]) -> Generator:
-    module = CaffeColours(NcnnModule(read_ncnn(*files), _STAGES))
+    module = feature_network(files)
     image = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 224, 224), (0.0, 1.0))
     maps = tuple(
         Port(f"features{n}", "feature", "NCHW", (None, c, None, None), (1, c, side, side))

@@ -18,7 +18,7 @@ class _Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = zoo.load(NETWORK).module().to(memory_format=torch.channels_last)
+        self.network = zoo.load_features(NETWORK).to(memory_format=torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
 
