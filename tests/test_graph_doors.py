@@ -15,6 +15,7 @@ from leangan.graph.doors import (
     conv1d_as_2d,
     joins_as_sums,
     latent_as_linear,
+    rewritten,
     shuffle_by_phase,
     sink_shuffle,
     transposed_as_phases,
@@ -490,3 +491,13 @@ def test_nothing_to_do_returns_the_same_object():
         "shuffle-by-phase",
         "joins-as-sums",
     ]
+
+
+def test_what_was_made_of_a_chain_is_not_made_again():
+    before = make(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2)), 2, 3, 9, 11)
+    alone = rewritten(before, ("shuffle-by-phase",))
+    assert [s.name for s in alone.history[len(before.history) :]] == ["shuffle-by-phase"]
+    assert rewritten(before, ("shuffle-by-phase",), [before, alone]) is alone
+    assert rewritten(before, ("shuffle-by-phase", "joins-as-sums"), [alone]) is alone
+    assert rewritten(before, (), [alone]) is before
+    assert rewritten(before, ("sink-shuffle",), [alone]) is not alone

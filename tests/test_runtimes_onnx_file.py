@@ -12,7 +12,8 @@ from torch import nn
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
-from leangan.runtimes.onnx_file import write_onnx
+from leangan.runtimes import onnx_file
+from leangan.runtimes.onnx_file import to_onnx, write_onnx
 from leangan.runtimes.onnxruntime_ import quantize_biases
 from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
 
@@ -130,6 +131,47 @@ def test_unknown_operator_is_one_sentence(tmp_path):
         write_onnx(generator, tmp_path / "net.onnx")
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose1d(4, 6, 5, 3, 2, output_padding=1, groups=2),
+        nn.ConvTranspose2d(4, 6, (3, 5), (2, 1), (1, 0), dilation=(1, 2)),
+        nn.ConvTranspose3d(4, 6, 3, 2, 1, bias=False),
+        nn.Softshrink(0.3),
+    ],
+)
+def test_operators_without_a_form_of_their_own(module, tmp_path):
+    axes = {"ConvTranspose1d": 1, "ConvTranspose3d": 3}.get(type(module).__name__, 2)
+    layout, shape = "NCHWT"[: axes + 2], (None, 4, *[None] * axes)
+    port = Port("x", None, layout, shape, (1, 4, *[8] * axes))
+    sizes = (7, 9, 5)[:axes]
+    free = [[0, *range(2, axes + 2)]]
+    program = capture(module.eval(), [torch.randn(2, 4, *(n + 3 for n in sizes))], free)
+    results = [tuple(n.meta["val"].shape) for n in program.graph.output_node().args[0]]
+    out = Port("y", None, layout, (None, results[0][1], *[None] * axes), (1, 4, *[8] * axes))
+    generator = Generator(program, Signature((port,), (out,)))
+    session = onnxruntime.InferenceSession(write_onnx(generator, tmp_path / "net.onnx"))
+    x = torch.randn(1, 4, *sizes)
+    (found,) = session.run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found, generator(x).numpy(), atol=1e-5)
+
+
+def test_one_program_is_exported_once_and_everyone_gets_a_copy(monkeypatch):
+    exported = []
+    export = onnx_file._export
+    monkeypatch.setattr(onnx_file, "_export", lambda g: exported.append(g) or export(g))
+    generator = tiny_generator()
+    first = to_onnx(generator)
+    wanted = first.SerializeToString()
+    del first.graph.node[:]
+    assert to_onnx(generator).SerializeToString() == wanted
+    assert len(exported) == 1
+    (port,) = generator.signature.inputs
+    signature = Signature((dataclasses.replace(port, name="photo"),), generator.signature.outputs)
+    renamed = dataclasses.replace(generator, signature=signature)
+    assert to_onnx(renamed).graph.input[0].name == "photo"
 
 
 def test_several_inputs_keep_their_order_and_share_sizes(tmp_path):

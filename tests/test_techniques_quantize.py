@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from torch import nn
 import leangan as lg
 from leangan.archive import open_archive, save
 from leangan.errors import LeanganError, UsageError
-from leangan.techniques.calibrate import calibrate
+from leangan.graph.replay import Replay
+from leangan.techniques.calibrate import calibrate, rough
 from leangan.techniques.grid import make_grid
 from leangan.techniques.placement import quantizable, source_of
 from leangan.techniques.quantize_linear import quantize
 from leangan.techniques.ranges import RangeObserver, affine_codes
 from leangan.techniques.scheme import Scheme
+from leangan.techniques.trials import Trials
 
 aten = torch.ops.aten
 
@@ -291,3 +294,36 @@ def test_weight_steps_are_never_worse_than_the_plain_ones():
         return float((grid.nearest(weight) - weight).square().sum())
 
     assert error("mse") < min(error("minmax"), error("percentile"), error("entropy"))
+
+
+def test_rough_numbers_make_a_form_with_the_same_layers(translator, calibration):
+    numbers = rough(translator, translator.example({"H": 32, "W": 40}))
+    assert list(numbers) == list(calibration)
+    for target in ("dequantize_per_channel", "quantize_per_tensor", "conv"):
+        counts = [
+            sum(target in str(n.target) for n in quantize(translator, c).program.graph.nodes)
+            for c in (numbers, calibration)
+        ]
+        assert counts[0] == counts[1]
+
+
+def test_what_is_far_behind_is_not_tried_on(monkeypatch):
+    """The option that is best on all inputs together is found without trying all on all."""
+    torch.manual_seed(0)
+    generator = load(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)), (1, 3, 20, 24)
+    )
+    module = generator.module()
+    *_, last = quantizable(module).values()
+    inputs = [(torch.rand(1, 3, 20, 24) * scale,) for scale in (1.0, 0.5, 6.0, 1.0)]
+    (code,) = (c for n, c in calibrate(generator, inputs).items() if n == "2")
+    reach = 255 * code.input_scale
+    options = {last: [replace(code, input_scale=reach * s / 255) for s in (0.05, 0.3, 1.0, 8.0)]}
+    runs = []
+    changed = Replay.changed
+    monkeypatch.setattr(Replay, "changed", lambda *a: runs.append(a) or changed(*a))
+    trials = Trials(generator, module, inputs)
+    chosen = trials.best(options)[last]
+    assert len(runs) < 4 * 4
+    alone = [trials.best({last: [option]})[last] for option in options[last]]
+    assert chosen == min(alone, key=lambda c: c.noise)

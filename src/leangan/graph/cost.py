@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from leangan.generator import Generator
 from leangan.graph.operators import aten, is_call, read_convolution
 from leangan.graph.rewrite import codes_behind, layer_name, tensor_of
+from leangan.runner import runner
 
 _MATMULS: dict[Any, int] = {
     aten.mm: 0,
@@ -73,7 +74,7 @@ def macs(generator: Generator, sizes: Mapping[str, int] | None = None) -> int:
 def _count(
     generator: Generator, inputs: Sequence[Tensor] | None, sizes: Mapping[str, int] | None
 ) -> list[Layer]:
-    counter = _Counter(generator.module())
+    counter = _Counter(runner(generator.program))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         if inputs is None:
             counter.run(*generator.example(sizes))  # fake already, whatever their size

@@ -170,16 +170,15 @@ def _as_it_is(program: ExportedProgram) -> ExportedProgram:
 
 def _as_convolutions(program: ExportedProgram) -> None:
     """Transposed convolutions as the general operator, the one that the exporter knows."""
-    import torch
+    from leangan.graph.operators import aten, read_convolution
 
-    aten = torch.ops.aten
-    for dims, target in ((1, aten.conv_transpose1d.default), (2, aten.conv_transpose2d.input)):
-        defaults = (None, [1] * dims, [0] * dims, [0] * dims, 1, [1] * dims)
-        for node in program.graph.find_nodes(op="call_function", target=target):
-            x, weight, *given = node.args
-            bias, stride, padding, more, groups, dilation = (*given, *defaults[len(given) :])
+    for node in program.graph.nodes:
+        conv = read_convolution(node)
+        if conv is not None and conv.transposed and conv.padding is not None:
+            sizes = [list(n) for n in (conv.stride, conv.padding, conv.dilation)]
+            tail = (True, list(conv.output_padding), conv.groups)
             node.target = aten.convolution.default
-            node.args = (x, weight, bias, stride, padding, dilation, True, more, groups)
+            node.args, node.kwargs = (conv.x, conv.weight, conv.bias, *sizes, *tail), {}
 
 
 def _check_sizes(generator: Generator, port: Port, value: onnx.ValueInfoProto) -> None:
