@@ -28,7 +28,7 @@ _HELPS = 1.02
 """A change that makes things less than 2% faster is noise."""
 _SURE = 3.0
 """Standard errors that a speed-up must lie away from what is asked for it to be clear."""
-_ROUGHLY, _WELL = 0.03, 0.01
+_ROUGHLY, _WELL = 0.03, 0.015
 """Standard errors at which speed-ups are known: of all candidates, and of those that may win."""
 _FINAL = 1.5
 """Who is so many times slower than the fastest, in few rounds, is not the fastest."""
