@@ -1,4 +1,5 @@
 import dataclasses
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -161,6 +162,7 @@ def test_operators_without_a_form_of_their_own(module, tmp_path):
 def test_one_program_is_exported_once_and_everyone_gets_a_copy(monkeypatch):
     exported = []
     export = onnx_file._export
+    monkeypatch.setattr(onnx_file, "_MADE", WeakKeyDictionary())
     monkeypatch.setattr(onnx_file, "_export", lambda g: exported.append(g) or export(g))
     generator = tiny_generator()
     first = to_onnx(generator)
