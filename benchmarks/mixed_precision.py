@@ -18,7 +18,7 @@ import math
 import leangan as lg
 from leangan import runtimes, tasks
 from leangan.graph.cost import layers
-from leangan.graph.doors import DOOR_REWRITES
+from leangan.graph.doors import DOOR_REWRITES, rewritten
 from leangan.search.candidate import Candidate
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab
@@ -44,8 +44,7 @@ def main() -> None:
     task = tasks.infer(generator)
     limit = given.limit or affordable(generator)
     data = task.data(generator, data_path(given.data), limit=limit, seed=0)
-    for name in given.rewrites:
-        generator = DOOR_REWRITES[name](generator)
+    generator = rewritten(generator, given.rewrites)
     used = (*data.calibration, *flat_samples(generator))
     calibration = calibrate(generator, [s.inputs for s in used], names=[s.name for s in used])
     macs: dict[str, int] = {}

@@ -19,20 +19,20 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from leangan.errors import LeanganError
+from leangan.graph.operators import aten
 from leangan.graph.plainer import PLAINER
 
-_aten = torch.ops.aten
 _VIEWS = frozenset(
     {
-        _aten.expand.default,
-        _aten.permute.default,
-        _aten.reshape.default,
-        _aten.select.int,
-        _aten.slice.Tensor,
-        _aten.squeeze.dims,
-        _aten.transpose.int,
-        _aten.unsqueeze.default,
-        _aten.view.default,
+        aten.expand.default,
+        aten.permute.default,
+        aten.reshape.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.squeeze.dims,
+        aten.transpose.int,
+        aten.unsqueeze.default,
+        aten.view.default,
     }
 )
 """They share memory with their input, which is harmless where nothing is written."""
@@ -118,7 +118,6 @@ def _views_of_unknown_strides(program: ExportedProgram) -> None:
 
     A view that the export found possible may not be so then; a reshape copies where it must.
     """
-    aten = torch.ops.aten
     keep = (aten.transpose.int, aten.permute.default, aten.select.int, aten.view_as_real.default)
     moved = set()
     for node in program.graph.nodes:

@@ -19,14 +19,6 @@ Edit = Callable[[GraphModule], int]
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the output's range, that float rounding may explain."""
-_VIEWS = frozenset(
-    {
-        torch.ops.aten.view.default,
-        torch.ops.aten.reshape.default,
-        torch.ops.aten.permute.default,
-        torch.ops.aten.transpose.int,
-    }
-)
 
 
 def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Generator:

@@ -13,7 +13,6 @@ import numpy as np
 from leangan.errors import LeanganError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.export import ExportedProgram
 
     from leangan.generator import Generator
@@ -26,9 +25,8 @@ FLOOR_DB = 20.0
 """Least agreement of a low precision with its Generator. It does not judge quality, which is a
 task's to do on real data; below it the artifact computes something else."""
 
-_SEEN: WeakKeyDictionary[ExportedProgram, dict[Any, tuple[tuple[Tensor, ...], list[np.ndarray]]]]
-_SEEN = WeakKeyDictionary()
-"""One program goes to several runtimes, which are all asked the same."""
+_EXPECTED: WeakKeyDictionary[ExportedProgram, dict[Any, list[np.ndarray]]] = WeakKeyDictionary()
+"""By size and seed: one program goes to several runtimes, which are all asked the same."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +68,18 @@ def agree(
         size = round_up(generator, wanted)
         words = ", ".join(f"{letter} {n}" for letter, n in size.items()) or "the only size"
         title = f"{artifact.path.name} ({artifact.runtime} {artifact.precision}) at {words}"
-        inputs, expected = _example(generator, size, seed)
+        inputs = generator.example(size, seed=seed)
+        known = _EXPECTED.setdefault(generator.program, {})
+        key = (generator.signature, tuple(size.items()), seed)
+        if key not in known:
+            known[key] = [t.numpy() for t in generator.outputs(*inputs)]
+        expected = known[key]
         try:
             outputs = worker.run([t.numpy() for t in inputs])
         except LeanganError as error:
             raise LeanganError(f"{title} does not run. {error}") from error
         found.append(_compare(title, words, artifact.precision, expected, outputs))
     return found
-
-
-def _example(
-    generator: Generator, size: Mapping[str, int], seed: int
-) -> tuple[tuple[Tensor, ...], list[np.ndarray]]:
-    """Random inputs, and what the Generator makes of them."""
-    known = _SEEN.setdefault(generator.program, {})
-    key = (generator.signature, tuple(size.items()), seed)
-    if key not in known:
-        inputs = generator.example(size, seed=seed)
-        known[key] = inputs, [t.numpy() for t in generator.outputs(*inputs)]
-    return known[key]
 
 
 def three_sizes(generator: Generator) -> list[dict[str, int]]:

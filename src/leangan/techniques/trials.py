@@ -18,7 +18,7 @@ PROBE_MACS = 1.5e12
 """What one round of trials may cost, in multiply-accumulates: half a minute on two cores."""
 
 _BEHIND = 2.0
-"""So many times the least error of an input is too much to be made up for on the others."""
+"""So many times the least error so far is too much to be made up for on further inputs."""
 
 
 class Trials:
@@ -69,8 +69,8 @@ class Trials:
     def _least(self, trials: Sequence[Mapping[Node, Substitute]], first: Node) -> tuple[float, int]:
         """The least mean squared error, and whose it is.
 
-        What is clipped hurts most where values reach furthest. Who is far behind on that input,
-        where least speaks for wide ranges' rivals, is not tried on the others.
+        Clipping hurts most where the values that the layer reads reach furthest, so that input
+        comes first. Who is far behind on the inputs so far is not tried on the others.
         """
         source = first.args[0]
         assert isinstance(source, Node)

@@ -79,12 +79,15 @@ def load_features(name: str) -> nn.Module:
     """A feature network as a plain module: (N, 3, H, W) in [0, 1] to a tuple of feature maps.
 
     Raises:
-        UsageError: no such name.
+        UsageError: no such name, or it is no feature network.
         LeanganError: it cannot be fetched or read.
     """
     from leangan.zoo.read import feature_network
 
-    return _opened(entry(name), lambda found, paths: feature_network(paths))
+    found = entry(name)
+    if found.form != "ncnn-squeezenet":
+        raise UsageError(f"{name} is no feature network.")
+    return _opened(found, lambda _, paths: feature_network(paths))
 
 
 def _opened(found: Entry, read: Callable[[Entry, list[Path]], _Read]) -> _Read:
