@@ -195,4 +195,4 @@ def test_kinds_that_the_gpu_delegate_leaves_are_counted(monkeypatch):
         for kind in ("CONV_2D", "GATHER_ND", "QUANTIZE", "GATHER_ND")
     ]
     monkeypatch.setattr(litert_file, "operators", lambda data: found)
-    assert litert_file.outside_gpu(b"") == ["2 x GATHER_ND"]
+    assert litert_file.outside_gpu(b"") == "2 x GATHER_ND"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -113,6 +113,12 @@ class Covers(Protocol):
     def coverage(self, artifact: Artifact) -> list[str]:
         """Sentences for people, see `leangan.runtimes.coverage`; the files are only read."""
         ...
+
+
+def counted(kinds: Iterable[str]) -> str:
+    """Kinds of operators in words, each with how often it comes: "20 x Pad, 2 x Conv"."""
+    names = list(kinds)
+    return ", ".join(f"{names.count(kind)} x {kind}" for kind in dict.fromkeys(names))
 
 
 @runtime_checkable

@@ -79,7 +79,7 @@ class ExecuTorch:
     def coverage(self, artifact: Artifact) -> list[str]:
         """As the file was made: what XNNPACK did not take."""
         outside = artifact.settings.get("outside_delegates")
-        return [f"Not for XNNPACK: {', '.join(outside)}."] if outside else []
+        return [f"Not for XNNPACK: {outside}."] if outside else []
 
 
 class ExecuTorchSession:

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from leangan.generator import Generator, Step
 from leangan.graph.operators import aten, is_call, read_convolution
 from leangan.graph.rewrite import new_tensor_node, recapture, tensor_of, tidy
+from leangan.runtimes.base import counted
 
 if TYPE_CHECKING:
     from leangan.graph.operators import Convolution
@@ -200,14 +201,13 @@ def share_of_delegates(edge: Any) -> float | None:
     return eight / whole if whole else None
 
 
-def outside_delegates(edge: Any) -> list[str]:
+def outside_delegates(edge: Any) -> str:
     """Operators that are left to ExecuTorch's portable kernels, in words for people."""
-    names = [
+    return counted(
         node.target.__name__.rsplit(".", 1)[0]
         for node in edge.exported_program().graph.nodes
         if node.op == "call_function" and "." in node.target.__name__  # the others are its own
-    ]
-    return [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+    )
 
 
 def _macs(node: Node) -> int:

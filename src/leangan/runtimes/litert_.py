@@ -94,11 +94,11 @@ class LiteRT:
     def coverage(self, artifact: Artifact) -> list[str]:
         """Read from the file, by the kinds of its operators."""
         data = artifact.path.read_bytes()
-        floating = outside_int8(data) if artifact.precision.startswith("int8") else []
+        floating = outside_int8(data) if artifact.precision.startswith("int8") else ""
         on_cpu = outside_gpu(data)
         return [
-            *([f"Not in 8 bits: {', '.join(floating)}."] if floating else []),
-            *([f"Not for LiteRT's GPU delegate: {', '.join(on_cpu)}."] if on_cpu else []),
+            *([f"Not in 8 bits: {floating}."] if floating else []),
+            *([f"Not for LiteRT's GPU delegate: {on_cpu}."] if on_cpu else []),
         ]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from leangan.runtimes.base import counted
+
 _LARGE = 1024
 """Constants of up to this many elements stay float32: they weigh nothing."""
 _ON_GPU = frozenset(
@@ -49,14 +51,14 @@ def operators(data: bytes) -> list[Operator]:
     return list(_operators(unpack(data)))
 
 
-def outside_int8(data: bytes) -> list[str]:
+def outside_int8(data: bytes) -> str:
     """Operators that compute in float in a file that has 8-bit ones, in words for people."""
-    return _counted(o for o in operators(data) if not o.integer and o.kind not in _ROUNDING)
+    return counted(o.kind for o in operators(data) if not o.integer and o.kind not in _ROUNDING)
 
 
-def outside_gpu(data: bytes) -> list[str]:
+def outside_gpu(data: bytes) -> str:
     """Operators of kinds that the GPU delegate of phones leaves to the CPU, in words."""
-    return _counted(o for o in operators(data) if o.kind not in _ON_GPU | _ROUNDING)
+    return counted(o.kind for o in operators(data) if o.kind not in _ON_GPU | _ROUNDING)
 
 
 def int8_share(data: bytes) -> float | None:
@@ -64,11 +66,6 @@ def int8_share(data: bytes) -> float | None:
     found = operators(data)
     whole = sum(o.macs for o in found)
     return sum(o.macs for o in found if o.integer) / whole if whole else None
-
-
-def _counted(found: Iterator[Operator]) -> list[str]:
-    names = [o.kind for o in found]
-    return [f"{names.count(kind)} x {kind}" for kind in dict.fromkeys(names)]
 
 
 def unpack(data: bytes) -> Any:

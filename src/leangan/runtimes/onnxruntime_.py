@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from leangan.errors import LeanganError
-from leangan.runtimes.base import Arrays, Artifact
+from leangan.runtimes.base import Arrays, Artifact, counted
 from leangan.runtimes.layer_times import by_layer, run_often, typical
 from leangan.runtimes.onnx_codebook import index_weights
 from leangan.runtimes.onnx_codes import pack_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
-from leangan.runtimes.onnxruntime_layers import executed
+from leangan.runtimes.onnxruntime_layers import executed, floating
 
 if TYPE_CHECKING:
     import onnx
@@ -71,6 +71,16 @@ class ONNXRuntime:
     def open(self, artifact: Artifact, threads: int) -> ONNXRuntimeSession:
         """Load and optimize for this CPU."""
         return ONNXRuntimeSession(artifact.path, threads, ["CPUExecutionProvider"])
+
+    def coverage(self, artifact: Artifact) -> list[str]:
+        """Read from what ONNX Runtime makes of the file, by the kinds of its operators."""
+        if not artifact.precision.startswith("int8"):
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / MODEL
+            self.open(artifact, threads=1).optimize(optimized)
+            kinds = counted(floating(optimized))
+        return [f"Not in 8 bits: {kinds}."] if kinds else []
 
 
 def quantize_biases(model: onnx.ModelProto) -> int:
@@ -176,6 +186,15 @@ class ONNXRuntimeSession:
             session.run(None, self._feed)
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return share_of_profile(events)
+
+    def optimize(self, path: Path) -> None:
+        """Write the graph as it is executed, but for the blocks that kernels are packed into."""
+        import onnxruntime as ort
+
+        options = self._options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(str(self._path), options, providers=self._wanted)
 
     def layer_times(self) -> dict[str, float]:
         """From a profile of some more runs, and the graph that they ran."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,3 +61,31 @@ def _blocked(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto]) -> str
             return layer
         value = made_by[value].input[0] if made_by[value].input else ""
     return None
+
+
+def floating(optimized: Path) -> Iterator[str]:
+    """Kinds of the operators that put out float, in order; what makes float of 8 bits left out.
+
+    Args:
+        optimized: what ONNX Runtime made of a model; its types are followed from the inputs.
+    """
+    import onnx
+    from onnx import TensorProto
+
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    graph = onnx.load(str(optimized), load_external_data=False).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        kind = kinds.get(next(filter(None, node.input), ""), TensorProto.UNDEFINED)
+        if node.op_type == "QuantizeLinear":
+            kind = TensorProto.UINT8
+        elif node.op_type == "DequantizeLinear":
+            kind = TensorProto.FLOAT
+        elif node.op_type == "Shape":
+            kind = TensorProto.INT64
+        elif node.op_type == "Cast":
+            kind = next(a.i for a in node.attribute if a.name == "to")
+        kinds |= dict.fromkeys(node.output, kind)
+        if kind in floats and node.op_type not in ("Cast", "DequantizeLinear"):
+            yield node.op_type

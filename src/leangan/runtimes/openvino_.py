@@ -17,7 +17,7 @@ import numpy as np
 
 from leangan.errors import LeanganError
 from leangan.files import atomic_folder
-from leangan.runtimes.base import Arrays, Artifact
+from leangan.runtimes.base import Arrays, Artifact, counted
 from leangan.runtimes.layer_names import layer_of
 from leangan.runtimes.layer_times import Executed, by_layer, run_often, typical
 from leangan.runtimes.onnx_codes import drop_16_bits, weight_codes
@@ -110,6 +110,13 @@ class OpenVINO:
         }
         return OpenVINOSession(artifact.path, settings)
 
+    def coverage(self, artifact: Artifact) -> list[str]:
+        """Read from what the plugin makes of the file on this CPU, by the kinds of its nodes."""
+        if not artifact.precision.startswith("int8"):
+            return []
+        floating = self.open(artifact, threads=1).outside_int8()
+        return [f"Not in 8 bits: {floating}."] if floating else []
+
 
 class OpenVINOSession:
     """A compiled model, one request that is used again and again, and the last inputs."""
@@ -138,9 +145,18 @@ class OpenVINOSession:
                 return None
             macs = _MACS[kind](*(tuple(s.to_shape()) for s in (*shapes[:2], shapes[-1])))
             whole += macs
-            if _told(node, "runtimePrecision") in ("u8", "i8"):
+            if _told(node, "runtimePrecision") in _EIGHT:
                 eight += macs
         return eight / whole if whole else None
+
+    def outside_int8(self) -> str:
+        """Nodes that compute in float, in words for people."""
+        return counted(
+            _told(node, "layerType")
+            for node in self._compiled.get_runtime_model().get_ordered_ops()
+            if _told(node, "layerType") not in _MOVES
+            and _told(node, "runtimePrecision") not in _EIGHT
+        )
 
     def layer_times(self) -> dict[str, float]:
         """From the plugin's own clock, which runs in a second compilation of the model."""
@@ -195,6 +211,11 @@ _MACS = {
 }
 
 
+_EIGHT = ("u8", "i8")
+_MOVES = frozenset(
+    {"Const", "Convert", "FakeQuantize", "Input", "Output", "Quantize", "Reorder", "Reshape"}
+)
+"""Kinds of nodes that compute nothing, or make 8 bits of float."""
 _HELPERS = frozenset(
     {
         "Convert", "DepthToSpace", "FakeQuantize", "Interpolate", "Pad", "Quantize", "Reorder",

@@ -213,10 +213,9 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         generator = plain["openvino"].generator
     cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
     precisions = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
-    calibrations: dict[str, Calibration] = {}
-    for word in precisions:
-        first = next(iter(calibrations.values()), None)
-        calibrations[word] = _calibrated(search, generator, PrecisionPlan({}, word), first)
+    calibrations = {
+        word: _calibrated(search, generator, PrecisionPlan({}, word)) for word in precisions
+    }
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
     asked = Asked(
@@ -244,15 +243,12 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     return _Found(calibrations, times, recipes)
 
 
-def _calibrated(
-    search: _Search, generator: Generator, plan: PrecisionPlan, like: Calibration | None = None
-) -> Calibration:
+def _calibrated(search: _Search, generator: Generator, plan: PrecisionPlan) -> Calibration:
     used = (*search.data.calibration, *flat_samples(search.generator))
     return calibrate_plan(
         generator,
         [sample.inputs for sample in used],
         plan,
-        like=like,
         names=[sample.name for sample in used],
         progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
     )

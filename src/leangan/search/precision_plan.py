@@ -138,7 +138,6 @@ def calibrate_plan(
     data: Sequence[tuple[Tensor, ...]],
     plan: PrecisionPlan,
     *,
-    like: Calibration | None = None,
     names: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -149,7 +148,6 @@ def calibrate_plan(
         generator: float.
         data: inputs to calibrate on.
         plan: see `read_plan`.
-        like: see `calibrate`.
         names: of the inputs, for the error that one of them may cause.
         seed: see `calibrate`.
         progress: called with (units done, units in all), from the start for each precision.
@@ -171,7 +169,6 @@ def calibrate_plan(
             generator,
             data,
             plan.scheme.at(word),
-            like=like,
             names=names,
             seed=seed,
             progress=progress,

@@ -44,7 +44,6 @@ def calibrate(
     data: Sequence[tuple[Tensor, ...]],
     scheme: Scheme | None = None,
     *,
-    like: Calibration | None = None,
     names: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -63,8 +62,6 @@ def calibrate(
         generator: float.
         data: inputs as the generator takes them; 8 to 64 typical ones are enough.
         scheme: bits, and how steps and ranges are chosen; 8 bits for both when left out.
-        like: numbers of the same layers in another precision: ranges are made, and channels
-            scaled, by the rules that were the best there, which takes a fraction of the time.
         names: of the inputs, for the error that one of them may cause.
         seed: of the positions that fitted rounding looks at.
         progress: called with (units done, units in all).
@@ -108,8 +105,6 @@ def calibrate(
         options: dict[Node, list[LayerCode]] = {}
         for pool, observer in seen:
             options |= layer_options(generator, module, scheme, pool, observer, trials)
-        if like:
-            options = {node: _alike(tried, like) for node, tried in options.items()}
         chosen = trials.best(options, lambda done: tick(len(data) + done // 2, total))
         chosen = {n: c for p, o in seen for n, c in reaching(p, chosen, o).items()}
         errors = _MeanError(module, chosen)
@@ -156,17 +151,6 @@ def rough(generator: Generator, inputs: tuple[Tensor, ...]) -> Calibration:
 
 def _observers(scheme: Scheme, layers: Iterable[Node]) -> list[tuple[Pool, RangeObserver]]:
     return [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers)]
-
-
-def _alike(options: list[LayerCode], like: Calibration) -> list[LayerCode]:
-    """The option that follows the rules of the layer's numbers in another precision."""
-    other = like[options[0].name]
-    shares = [o for o in options if _same(o.factors, other.factors)]
-    return [o for o in shares if o.range_by == other.range_by] or options
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def _channel_axis(scheme: Scheme, pool: Pool) -> int | None:
