@@ -111,6 +111,7 @@ def to_tflite(generator: Generator) -> bytes:
     from leangan.graph.conv1d import conv1d_as_2d
     from leangan.graph.plain_transposed import plain_transposed
     from leangan.graph.spelled_norms import spell_norms
+    from leangan.runtimes.litert_fuse import fuse_activations, fuse_shuffles
     from leangan.runtimes.litert_integer import complete
 
     plain = plain_transposed(conv1d_as_2d(generator))
@@ -121,6 +122,8 @@ def to_tflite(generator: Generator) -> bytes:
     name_ports(model, inputs, outputs)
     if quantized:
         fuse_transposed(model, transposed_kernels(plain))
+    fuse_activations(model)
+    fuse_shuffles(model)
     return pack(model)
 
 

@@ -169,7 +169,7 @@ def add_constant(model: Any, name: str, value: np.ndarray) -> int:
     """Store an array as a constant; returns the number of its tensor."""
     from ai_edge_litert import schema_py_generated as schema
 
-    types = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16"}
+    types = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16", "float32": "FLOAT32"}
     buffer, tensor = schema.BufferT(), schema.TensorT()
     buffer.data = np.frombuffer(value.tobytes(), np.uint8)
     tensor.name, tensor.shape = name, list(value.shape)
