@@ -219,9 +219,13 @@ def operator_code(model: Any, number: int, version: int) -> int:
 
 
 def drop_unread(model: Any) -> None:
-    """Empty the buffers of constants that no operator reads."""
+    """Empty what no operator reads or makes any more: constants, and what tensors say of them."""
     graph = model.subgraphs[0]
     read = {int(i) for op in graph.operators for i in op.inputs} | {int(i) for i in graph.outputs}
+    known = read | {int(i) for op in graph.operators for i in op.outputs} | set(graph.inputs)
+    for place, tensor in enumerate(graph.tensors):
+        if place not in known:
+            tensor.name, tensor.quantization, tensor.buffer = "", None, 0
     kept = {graph.tensors[i].buffer for i in read if i >= 0} | {
         m.buffer for m in model.metadata or ()
     }
