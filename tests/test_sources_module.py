@@ -6,6 +6,7 @@ from torch import nn
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Port
+from leangan.sources import module as module_
 from leangan.sources.module import from_module
 
 
@@ -230,6 +231,18 @@ class Dictionary(nn.Module):
 def test_modules_that_cannot_be_believed_are_refused(module: nn.Module, error: str) -> None:
     with pytest.raises(LeanganError, match=error):
         from_module(module, [torch.randn(1, 3, 32, 32)])
+
+
+def test_one_run_that_adds_up_in_another_order_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true, disturbed = module_.share_of_range, [4e-5]
+    monkeypatch.setattr(
+        module_, "share_of_range", lambda *two: disturbed.pop() if disturbed else true(*two)
+    )
+    generator = from_module(nn.Conv2d(3, 3, 3, padding=1), [torch.randn(1, 3, 16, 20)])
+    assert not disturbed
+    assert generator.history[-1].measured["largest_difference"] < 1e-5
 
 
 def test_a_scale_made_of_the_size_is_fixed_or_right() -> None:

@@ -329,21 +329,27 @@ def _largest_difference(
     `first` is what the module returned in the first trial: large networks take seconds.
     """
     graph = runner(program)
-    worst = 0.0
-    for i, inputs in enumerate(trials):
-        expected = first if i == 0 else _run(module, inputs)
+
+    def difference(inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         with quiet():
             got = _run(graph, inputs)
-        for x, y in zip(expected, got, strict=True):
-            difference = share_of_range(x, y)
-            if not difference <= TOLERANCE:
-                shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
-                raise LeanganError(
-                    f"The graph of {name} does not compute what the module does at {shapes} "
-                    f"(difference {difference:.1e} of the range): its code depends on the size or "
-                    "is random, or its output is not finite."
-                )
-            worst = max(worst, difference)
+        return max(share_of_range(x, y) for x, y in zip(expected, got, strict=True))
+
+    worst = 0.0
+    for i, inputs in enumerate(trials):
+        found = difference(inputs, first if i == 0 else _run(module, inputs))
+        if not found <= TOLERANCE:
+            # Once in a few hundred runs a machine was seen to add up in another order (4e-5 of
+            # the range). What depends on sizes or on chance differs a second time.
+            found = difference(inputs, _run(module, inputs))
+        if not found <= TOLERANCE:
+            shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
+            raise LeanganError(
+                f"The graph of {name} does not compute what the module does at {shapes} "
+                f"(difference {found:.1e} of the range): its code depends on the size or "
+                "is random, or its output is not finite."
+            )
+        worst = max(worst, found)
     return worst
 
 
