@@ -49,6 +49,18 @@ class Twice(nn.Module):
         return F.pixel_shuffle(y, 2) * y.mean((1, 2, 3), keepdim=True)
 
 
+class Grouped(nn.Module):
+    """Each half of its maps reads one half of those before."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+
+    def forward(self, x):
+        return F.pixel_shuffle(self.last(self.first(x)), 2)
+
+
 def tail(*layers):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), *layers)
@@ -97,9 +109,10 @@ def test_steps_become_one_operator(case, tmp_path):
     np.testing.assert_allclose(out, wanted, atol=1e-5)
 
 
-def test_maps_that_are_wanted_in_two_orders_keep_theirs(tmp_path):
+@pytest.mark.parametrize("net", [Twice, Grouped])
+def test_maps_that_cannot_come_in_another_order_keep_theirs(net, tmp_path):
     torch.manual_seed(0)
-    generator = fix_sizes(image_generator(Twice(), size=16, factor=2))
+    generator = fix_sizes(image_generator(net(), size=16, factor=2))
     artifact = LiteRT().build(generator, tmp_path, "fp32")
     assert "DEPTH_TO_SPACE" not in kinds(artifact)
     out, wanted = outputs(artifact, generator)

@@ -96,7 +96,8 @@ def fuse_activations(model: Any) -> int:
             alpha = float(slope.item())
             new = _operator(file, "LEAKY_RELU", 1, [x], out, "LeakyReluOptions", alpha=alpha)
         elif slope.shape[-1] == slope.size:
-            stored = add_constant(model, f"slopes_{count}", slope.reshape(1, 1, -1))
+            laid = slope.reshape(*[1] * (len(file.shape(x)) - 2), -1)
+            stored = add_constant(model, f"slopes_{count}", laid)
             new = _operator(file, "PRELU", 1, [x, stored], out)
         else:
             continue
@@ -279,6 +280,9 @@ def _reorder_before(file: _File, tensor: int, order: np.ndarray) -> bool:
     while waiting:
         op = file.maker(waiting.pop())
         if file.kind(op) == "CONV_2D":
+            x, weight = (file.shape(int(i)) for i in op.inputs[:2])
+            if weight[3] != x[3]:  # in groups: an output may not read what another one does
+                return False
             changes += [(op, k, 0) for k in range(1, len(op.inputs)) if op.inputs[k] >= 0]
         elif file.kind(op) in (*_ALONE, *_BESIDE):
             computed, constants = _read(file, op)
