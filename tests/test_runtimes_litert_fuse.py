@@ -24,7 +24,7 @@ def slopes(channels):
     return made
 
 
-class Gated(nn.Module):
+class Halved(nn.Module):
     """Works at half of the resolution, its last maps the sum of two convolutions."""
 
     def __init__(self):
@@ -38,7 +38,7 @@ class Gated(nn.Module):
 
 
 class Twice(nn.Module):
-    """Its shuffled maps are wanted unshuffled as well."""
+    """Its maps are wanted shuffled, and as they are."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ CASES = {
         4,
         {"PRELU": 1, "DEPTH_TO_SPACE": 1},
     ),
-    "unshuffled first": (Gated(), 1, {"SPACE_TO_DEPTH": 1, "DEPTH_TO_SPACE": 1}),
+    "unshuffled first": (Halved(), 1, {"SPACE_TO_DEPTH": 1, "DEPTH_TO_SPACE": 1}),
 }
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from leangan.runtimes.base import counted
 
+_TYPES = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16", "float32": "FLOAT32"}
+"""What the format calls numpy's kinds."""
 _LARGE = 1024
 """Constants of up to this many elements stay float32: they weigh nothing."""
 _ON_GPU = frozenset(
@@ -152,28 +154,28 @@ def ports(model: Any) -> tuple[list[str], list[str]]:
     return [_text(p.name) for p in inputs], [_text(p.name) for p in outputs]
 
 
-def constant(model: Any, index: int) -> np.ndarray | None:
-    """The float32 constant that a tensor is; None for one that is computed."""
+def constant(model: Any, index: int, kinds: Sequence[str] = ("float32",)) -> np.ndarray | None:
+    """The constant that a tensor is; None for one that is computed, or of another kind."""
     from ai_edge_litert import schema_py_generated as schema
 
     if index < 0:
         return None
     tensor = model.subgraphs[0].tensors[index]
     data = model.buffers[tensor.buffer].data
-    if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+    kind = next((k for k in kinds if getattr(schema.TensorType, _TYPES[k]) == tensor.type), None)
+    if kind is None or data is None or not len(data):
         return None
-    return np.frombuffer(bytes(data), np.float32).reshape([int(n) for n in tensor.shape])
+    return np.frombuffer(bytes(data), kind).reshape([int(n) for n in tensor.shape])
 
 
 def add_constant(model: Any, name: str, value: np.ndarray) -> int:
     """Store an array as a constant; returns the number of its tensor."""
     from ai_edge_litert import schema_py_generated as schema
 
-    types = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16", "float32": "FLOAT32"}
     buffer, tensor = schema.BufferT(), schema.TensorT()
     buffer.data = np.frombuffer(value.tobytes(), np.uint8)
     tensor.name, tensor.shape = name, list(value.shape)
-    tensor.type = getattr(schema.TensorType, types[str(value.dtype)])
+    tensor.type = getattr(schema.TensorType, _TYPES[str(value.dtype)])
     tensor.buffer = len(model.buffers)
     model.buffers.append(buffer)
     model.subgraphs[0].tensors.append(tensor)

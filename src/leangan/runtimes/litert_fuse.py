@@ -348,12 +348,4 @@ def _reordered(file: _File, changes: Sequence[tuple[Any, int, int]], order: np.n
 
 def _stored(model: Any, tensor: int) -> np.ndarray | None:
     """A constant of any kind that a layer may have; None for a tensor that is computed."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    kinds = {"FLOAT32": np.float32, "INT8": np.int8, "INT32": np.int32}
-    types = {getattr(schema.TensorType, name): kind for name, kind in kinds.items()}
-    found = model.subgraphs[0].tensors[tensor]
-    data = model.buffers[found.buffer].data
-    if found.type not in types or data is None or not len(data):
-        return None
-    return np.frombuffer(bytes(data), types[found.type]).reshape([int(n) for n in found.shape])
+    return constant(model, tensor, ("float32", "int8", "int32"))

@@ -76,9 +76,15 @@ class ONNXRuntime:
         """Read from what ONNX Runtime makes of the file, by the kinds of its operators."""
         if not artifact.precision.startswith("int8"):
             return []
+        import onnxruntime as ort
+
+        options = _options(threads=1)
+        # The next level packs kernels into blocks, which computes the same in the same kinds.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / MODEL
-            self.open(artifact, threads=1).optimize(optimized)
+            options.optimized_model_filepath = str(optimized)
+            ort.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
             kinds = counted(floating(optimized))
         return [f"Not in 8 bits: {kinds}."] if kinds else []
 
@@ -136,6 +142,18 @@ def quantize_biases(model: onnx.ModelProto) -> int:
     return len(added)
 
 
+def _options(threads: int) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that spin between runs would take the cores of whoever is measured next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 class ONNXRuntimeSession:
     """An inference session, and the last inputs, which `int8_share` runs once more."""
 
@@ -145,22 +163,13 @@ class ONNXRuntimeSession:
         self._path = path
         self._threads = threads
         self._wanted = providers
-        self._session = ort.InferenceSession(str(path), self._options(), providers=providers)
+        self._session = ort.InferenceSession(
+            str(path), _options(self._threads), providers=providers
+        )
         self.providers: list[str] = self._session.get_providers()
         """Those that could be loaded."""
         self._kinds = {v.name: _KINDS.get(v.type, np.float32) for v in self._session.get_inputs()}
         self._feed: dict[str, np.ndarray] | None = None
-
-    def _options(self) -> Any:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads that spin between runs would take the cores of whoever is measured next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return options
 
     def run(self, inputs: Arrays) -> list[np.ndarray]:
         """Run once, see `Session.run`."""
@@ -174,7 +183,7 @@ class ONNXRuntimeSession:
 
         if self._feed is None:
             return None
-        options = self._options()
+        options = _options(self._threads)
         # The next level packs kernels into blocks, whose shapes no longer tell the work.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # A packed kernel is missing from the shapes that the profile tells.
@@ -187,22 +196,13 @@ class ONNXRuntimeSession:
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         return share_of_profile(events)
 
-    def optimize(self, path: Path) -> None:
-        """Write the graph as it is executed, but for the blocks that kernels are packed into."""
-        import onnxruntime as ort
-
-        options = self._options()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(path)
-        ort.InferenceSession(str(self._path), options, providers=self._wanted)
-
     def layer_times(self) -> dict[str, float]:
         """From a profile of some more runs, and the graph that they ran."""
         import onnxruntime as ort
 
         if self._feed is None:
             return {}
-        options = self._options()
+        options = _options(self._threads)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / MODEL
