@@ -221,3 +221,27 @@ def test_a_student_is_a_copy(net, data):
     before = copy.deepcopy(dict(net.program.state_dict))
     learn(Student(net), lg.prune_weights(net, 0.9), data, steps=2)
     assert all(torch.equal(before[name], w) for name, w in net.program.state_dict.items())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norms_have_the_same_outputs_and_slopes_as_torch(affine):
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8, affine=affine), nn.ReLU(),
+        nn.Conv2d(8, 3, 3, padding=1),
+    )  # fmt: skip
+    original = lg.load(layers.eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+    student = Student(original).to(memory_format=torch.channels_last)
+    if not torch.cuda.is_available():  # that a CPU does it sample by sample is seen in the graph
+        assert "instance_norm" not in str(student.graph.graph)
+    x = torch.rand(3, 3, 12, 20).contiguous(memory_format=torch.channels_last)
+    made, wanted = student(x)[0], layers(x)
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
+    made.square().sum().backward()
+    wanted.square().sum().backward()
+    slopes = dict(student.graph.named_parameters())
+    for name, parameter in layers.named_parameters():
+        if name != "0.bias":  # the norm takes it away: its slope is rounding
+            torch.testing.assert_close(slopes[name].grad, parameter.grad, atol=1e-3, rtol=1e-3)
+    back = student.finished(Step("finetune", {}))
+    torch.testing.assert_close(back(x), wanted, atol=1e-5, rtol=0)

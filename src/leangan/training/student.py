@@ -15,6 +15,7 @@ from leangan.graph.weights import stored_weights, with_weights
 from leangan.techniques.codebook.books import find_books
 from leangan.training.fake_quant import insert_rounding, write_back
 from leangan.training.forms import Form, Levels, Masked
+from leangan.training.norms import norms_by_sample
 
 _SPARSE = 0.05
 """A weight with more zeros than this was pruned, and keeps them."""
@@ -41,6 +42,8 @@ class Student(nn.Module):
         self.generator = generator
         self.graph = generator.module()
         views_as_reshapes(self.graph)
+        if not torch.cuda.is_available():
+            norms_by_sample(self.graph)
         if not any(p.dtype.is_floating_point for p in self.graph.parameters()):
             raise UsageError(f"{generator.name} has no weights that could be trained.")
         # A quantized graph holds integers where others hold such weights.
