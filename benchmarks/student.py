@@ -1,8 +1,9 @@
-"""A student beside its teacher, on held-out pictures: decibels, distributions, a sheet to look at.
+"""A student beside its teacher, on pictures of their own: decibels, distributions, a sheet.
 
     python benchmarks/student.py TEACHER STUDENT --data DIR [--limit N] [--sheet SHEET.png]
 
-STUDENT is a generator.pt2 or a folder that compress left. Printed for the student and for the
+STUDENT is a generator.pt2 or a folder that compress left, DIR holds pictures that it was not
+trained on: all of them are judged, up to the limit. Printed for the student and for the
 untouched input: PSNR to the teacher's output, the same after averaging 4x4 pixels (film grain is
 noise that nobody can learn), and the Frechet distance to the teacher's outputs of SqueezeNet 1.1
 features: of all positions of its feature map of 256 channels, since pictures are few.
@@ -60,11 +61,11 @@ def main() -> int:
         teacher, data_path(options.data), limit=options.limit, seed=options.seed
     )
     inputs, wanted, made = [], [], []
-    for sample in samples.held_out:
+    for sample in (*samples.calibration, *samples.held_out):
         inputs.append(from_port(sample.inputs[0], port_in))
         wanted.append(from_port(teacher.outputs(*sample.inputs)[0], port_out))
         made.append(from_port(run(sample.inputs[0]), port_out))
-    print(f"{len(inputs)} held-out pictures")
+    print(f"{len(inputs)} pictures")
     target = features(wanted)
     for name, pictures in (("input", inputs), ("student", made)):
         plain = fmean(psnr(a, b) for a, b in zip(wanted, pictures, strict=True))

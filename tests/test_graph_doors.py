@@ -15,6 +15,7 @@ from leangan.graph.doors import (
     conv1d_as_2d,
     joins_as_sums,
     latent_as_linear,
+    outputs_as_blocks,
     rewritten,
     shuffle_by_phase,
     sink_shuffle,
@@ -282,6 +283,53 @@ def test_an_upsampled_map_with_two_readers_is_left_alone():
     assert upsample_as_shuffle(before) is before
 
 
+# Few outputs
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "padding", "shape"),
+    [
+        (3, 7, 3, (12, 5, 8, 8)),
+        (1, 3, 0, (4, 5, 4, 4)),  # smaller than its input
+        (4, (3, 5), (1, 2), (16, 5, 4, 6)),
+        (2, (1, 7), (0, 3), (8, 5, 1, 10)),
+        (1, (5, 1), (2, 0), (4, 5, 8, 1)),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_outputs_as_blocks(outputs, kernel, padding, shape, bias):
+    before = make(
+        nn.Sequential(
+            nn.ConvTranspose2d(3, 5, 4, 4), nn.Conv2d(5, outputs, kernel, 1, padding, bias=bias)
+        ),
+        *(2, 3, 9, 11),
+    )
+    after = outputs_as_blocks(before)
+    assert after.program.state_dict["1.weight"].shape == shape
+    same(before, after, 3, SIZES)
+    assert outputs_as_blocks(after) is after
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Conv2d(5, 5, 3, padding=1),  # blocks of it would fill more than the lanes
+        nn.Conv2d(5, 3, 1),
+        nn.Conv2d(5, 3, 4),  # an odd size
+        nn.Conv2d(5, 3, 3, stride=2, padding=1),
+        nn.Conv2d(5, 3, 3, padding=2, dilation=2),
+    ],
+)
+def test_convolutions_that_blocks_do_not_serve_are_left_alone(last):
+    before = make(nn.Sequential(nn.ConvTranspose2d(3, 5, 4, 4), last), 2, 3, 9, 11)
+    assert outputs_as_blocks(before) is before
+
+
+def test_sizes_that_may_be_odd_are_left_alone():
+    before = make(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), 2, 3, 9, 11)
+    assert outputs_as_blocks(before) is before
+
+
 # 1-D convolutions
 
 
@@ -488,6 +536,7 @@ def test_nothing_to_do_returns_the_same_object():
         "transposed-as-shuffle",
         "upsample-as-shuffle",
         "sink-shuffle",
+        "outputs-as-blocks",
         "shuffle-by-phase",
         "joins-as-sums",
     ]

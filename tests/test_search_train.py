@@ -317,7 +317,14 @@ def test_small_examples_lie_in_few_files_and_large_ones_in_many():
 
 def test_what_becomes_prunable_is_measured_before_and_after(net, folder, tmp_path):
     found = lg.finetune(
-        net, folder / "photos", tmp_path / "run", settings=FEW, l1=1e-6, slim=50.0, threads=1
+        net,
+        folder / "photos",
+        tmp_path / "run",
+        settings=FEW,
+        losses={"charbonnier": 1.0},
+        l1=1e-6,
+        slim=50.0,
+        threads=1,
     )
     before, after = found.facts["idle"]
     assert set(before) == {"weights", "channels"}

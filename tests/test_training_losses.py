@@ -10,6 +10,7 @@ import torch
 from leangan.errors import UsageError
 from leangan.generator import Port
 from leangan.measure.image import ssim as measured_ssim
+from leangan.training import losses
 from leangan.training.losses import LOSSES, Objective, read_losses, usual_losses
 from leangan.training.losses.mel import mel_filters
 
@@ -129,3 +130,11 @@ def test_weights_are_read_and_wrong_ones_refused():
 @pytest.mark.parametrize("one", [PICTURE, SOUND])
 def test_what_is_usual_can_be_used(one):
     assert Objective(usual_losses(one), one)
+
+
+def test_a_task_is_trained_without_a_network_that_cannot_be_fetched(monkeypatch):
+    preferred = {"pyramid": 1.0, "perceptual": 0.1}
+    monkeypatch.setattr(losses, "missing_network", lambda: None)
+    assert usual_losses(PICTURE, preferred) == preferred
+    monkeypatch.setattr(losses, "missing_network", lambda: "offline")
+    assert usual_losses(PICTURE, preferred) == {"pyramid": 1.0}

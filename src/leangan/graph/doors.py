@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from leangan.generator import Generator
+from leangan.graph.blocks import outputs_as_blocks
 from leangan.graph.conv1d import conv1d_as_2d
 from leangan.graph.joins import joins_as_sums
 from leangan.graph.phases import latent_as_linear, transposed_as_phases
@@ -19,6 +20,7 @@ DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
     "transposed-as-shuffle": transposed_as_shuffle,
     "upsample-as-shuffle": upsample_as_shuffle,
     "sink-shuffle": sink_shuffle,
+    "outputs-as-blocks": outputs_as_blocks,
     "shuffle-by-phase": shuffle_by_phase,
     "joins-as-sums": joins_as_sums,
 }

@@ -180,7 +180,7 @@ def teach(
     limit = lesson.limit or affordable(original)
     samples = task.data(original, folder, limit=limit, seed=settings.seed)
     check_inputs(original, samples.held_out)
-    losses = dict(lesson.losses or usual_losses(original.signature.outputs[0]))
+    losses = dict(lesson.losses or usual_losses(original.signature.outputs[0], task.losses))
     objective = Objective(losses, original.signature.outputs[0])
     asked = {
         **asked,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Arrays:
     name = "arrays"
     summary = "any generator; --data is a folder of .npy or .npz files"
     floor = "snr>=30"
+    losses: Mapping[str, float] | None = None
 
     def matches(self, generator: Generator) -> bool:
         """Any generator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +56,9 @@ class Task(Protocol):
     """One line for people."""
     floor: str
     """The default quality floor, for example "psnr>=40"."""
+    losses: Mapping[str, float] | None
+    """What outputs are compared by in training when nobody says, weights by name of
+    `training.losses.LOSSES`; None where it depends on the kind of output alone."""
 
     def matches(self, generator: Generator) -> bool:
         """Whether a generator of this signature can be of this task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class SuperResolution:
     name = "super-resolution"
     summary = "image to a larger image; --data is a folder of full-resolution pictures"
     floor = "psnr>=40,psnr_y_lost<=0.1"
+    losses: Mapping[str, float] | None = None
 
     def matches(self, generator: Generator) -> bool:
         """One image input, and a first output that is a whole number of times larger."""

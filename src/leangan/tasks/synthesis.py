@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,7 @@ class Synthesis:
     name = "synthesis"
     summary = "noise to image; needs no --data (.npy files of latents may be given)"
     floor = "psnr>=40"
+    losses: Mapping[str, float] | None = None
 
     def matches(self, generator: Generator) -> bool:
         """All inputs are latents or noise, and the first output is an image."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class Translation:
     name = "translation"
     summary = "image to image of the same size; --data is a folder of pictures"
     floor = "psnr>=45"
+    losses: Mapping[str, float] | None = MappingProxyType({"pyramid": 1.0, "perceptual": 0.1})
+    """Textures and grain that no student can follow pixel by pixel are to look alike at least."""
 
     def matches(self, generator: Generator) -> bool:
         """One image input, and a first output that is an image of its size."""

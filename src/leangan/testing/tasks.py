@@ -15,6 +15,7 @@ from leangan.report.words import conditions
 from leangan.tasks.base import Sample, Score, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.quality import LOWER_IS_BETTER
+from leangan.training.losses import LOSSES
 
 
 class TaskCase:
@@ -45,11 +46,12 @@ class TaskCase:
         monkeypatch.setattr(perceptual, "load_network", lambda: None)
 
     def test_says_what_it_is(self, task: Task) -> None:
-        """A name fit for a command line, a line of explanation, a floor that can be read."""
+        """A name fit for a command line, a line of explanation, a floor and losses there are."""
         assert task.name == task.name.lower()
         assert " " not in task.name
         assert task.summary
         assert conditions(task.floor)
+        assert set(task.losses or ()) <= set(LOSSES)
 
     def test_matches_its_generator(self, task: Task, generator: Generator) -> None:
         """The task knows a generator of its kind."""

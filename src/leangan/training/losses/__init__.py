@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leangan.errors import UsageError
 from leangan.generator import Port
+from leangan.measure.perceptual import missing as missing_network
 from leangan.tasks.images import is_image
 from leangan.training.losses import perceptual as seen
 from leangan.training.losses.mel import mel
@@ -102,8 +103,17 @@ def read_losses(text: str) -> dict[str, float]:
     return found
 
 
-def usual_losses(port: Port) -> dict[str, float]:
-    """What outputs of that kind are compared by when nobody says."""
+def usual_losses(port: Port, preferred: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What outputs of that kind are compared by when nobody says.
+
+    Args:
+        port: of the output.
+        preferred: the task's own weights, of which those by a network that cannot be fetched are
+            left out.
+    """
+    if preferred is not None:
+        without = missing_network() is not None
+        return {k: v for k, v in preferred.items() if not (without and k in _NETWORKS)}
     if port.kind == "waveform":
         return {"l1": 1.0, "stft": 0.1}
     return {"charbonnier": 1.0}
