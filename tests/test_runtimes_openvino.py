@@ -60,6 +60,40 @@ def test_weights_beyond_half_precision_stay_float(tmp_path):
     assert np.isfinite(out).all()
 
 
+def normalized(shift):
+    """A convolution with a bias, a shift of its map where there is one, and a norm."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=True)
+            self.shift = nn.Parameter(torch.randn(shift)) if shift else None
+            nn.init.normal_(self.conv.bias, 0, 3)
+            nn.init.normal_(self.norm.bias)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.norm(y if self.shift is None else y + self.shift)
+
+    net = Net().eval()
+    program = capture(net, [torch.randn(2, 3, 20, 24)], [[0]])
+    image = Port("image", "image", "NCHW", (None, 3, 20, 24), (1, 3, 20, 24), (-1, 1))
+    feature = Port("f", "feature", "NCHW", (None, 6, 18, 22), (1, 6, 18, 22))
+    return net, Generator(program, Signature((image,), (feature,)))
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(None, 0), ((1, 6, 18, 1), 1)])
+def test_biases_that_a_norm_takes_away_are_left_out(tmp_path, shift, kept):
+    net, generator = normalized(shift)
+    artifact = build(generator, tmp_path / "fp32", "fp32")
+    ops = openvino.Core().read_model(artifact.path).get_ops()
+    sources = [n.input_value(0).get_node() for n in ops if n.get_type_name() == "MVN"]
+    assert [s.get_type_name() for s in sources] == (["Add"] if kept else ["Convolution"])
+    x = torch.randn(2, 3, 20, 24)
+    (out,) = OpenVINO().open(artifact, 1).run([x.numpy()])
+    torch.testing.assert_close(torch.tensor(out), net(x), atol=1e-4, rtol=1e-4)
+
+
 def test_ends_keep_their_names(tmp_path):
     artifact = build(tiny_generator(), tmp_path / "fp32", "fp32")
     compiled = openvino.Core().compile_model(artifact.path, "CPU")

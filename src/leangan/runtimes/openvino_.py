@@ -88,6 +88,7 @@ class OpenVINO:
             model = _core().read_model(save_onnx(source, Path(temporary) / "generator.onnx"))
             _name_last_layers(model, source)
             _simplify(model)
+            _drop_lost_biases(model)
             index_constants(model)
             pack_constants(model, weight_codes(source))
             if _HINTS[precision] == "bf16":
@@ -285,6 +286,28 @@ def _simplify(model: Any) -> None:
                 output.get_tensor().set_names(set())
 
 
+def _drop_lost_biases(model: Any) -> None:
+    """Leave out constants that a norm right behind them takes away again with the mean.
+
+    Every convolution in front of an InstanceNorm has such a bias.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() != "MVN":
+            continue
+        add = node.input_value(0).get_node()
+        if add.get_type_name() != "Add" or len(add.output(0).get_target_inputs()) != 1:
+            continue
+        axes = node.input_value(1).get_node().data.tolist()
+        for place in (0, 1):
+            bias = add.input_value(place).get_node()
+            if bias.get_type_name() != "Constant":
+                continue
+            shape = tuple(bias.get_output_shape(0))
+            rank = add.get_output_partial_shape(0).rank.get_length()
+            if len(shape) == rank and all(shape[axis] == 1 for axis in axes):
+                node.input(0).replace_source_output(add.input_value(1 - place))
+
+
 def _halve(model: Any) -> None:
     """Store large float constants in half precision, unless they leave its range."""
     import openvino as ov
@@ -309,10 +332,13 @@ def _replace(old: Any, new: Any) -> None:
 
 
 def _shorten(xml: Path) -> None:
-    """Drop what reading does not need: indentation, and shapes, which are inferred anyway.
+    """Drop what reading does not need: indentation, shapes and types that follow from others.
 
-    It is half of the text, and small networks have more text than weights.
+    It is more than half of the text, and small networks have more text than weights.
     """
     text = re.sub(r"\n\s*", "", xml.read_text("utf-8"))
     text = re.sub(r"(<port [^>]*)>(?:<dim>-?\d+</dim>)*</port>", r"\1/>", text)
-    xml.write_text(text.replace(" />", "/>"), "utf-8")
+    # An input has the type of the output that it reads, and numpy's broadcasting is the usual one.
+    text = re.sub(r"<input>.*?</input>", lambda m: re.sub(r' precision="\w+"', "", m[0]), text)
+    text = text.replace(' auto_broadcast="numpy"', "").replace(" />", "/>").replace("<data/>", "")
+    xml.write_text(text, "utf-8")
