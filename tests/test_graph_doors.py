@@ -57,23 +57,32 @@ def same(a: Generator, b: Generator, channels: int, sizes: list[tuple[int, ...]]
 
 # Transposed convolutions
 
-small = st.integers(1, 5)
-pair = st.tuples(small, small)
+
+@st.composite
+def axis(draw):
+    """Kernel, stride, padding, output_padding and size along one axis, as torch allows them."""
+    kernel, stride = draw(st.integers(1, 9)), draw(st.integers(1, 5))
+    padding = draw(st.integers(0, min(4, kernel - 1)))
+    output_padding = draw(st.integers(0, min(3, stride - 1)))
+    return kernel, stride, padding, output_padding, draw(st.integers(1, 9))
+
+
+@st.composite
+def whole_axis(draw):
+    """The same where the output is a multiple of the stride: stride * (size + more)."""
+    stride, padding = draw(st.integers(1, 5)), draw(st.integers(0, 4))
+    output_padding = draw(st.integers(0, min(3, stride - 1)))
+    rest = 2 * padding - output_padding
+    least = max(-3, -((stride + rest - 1) // stride))
+    kernel = stride * (1 + draw(st.integers(least, 2))) + rest
+    return kernel, stride, padding, output_padding, draw(st.integers(1, 9))
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    kernel=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    stride=pair,
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    output_padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    bias=st.booleans(),
-)
-def test_any_transposed_convolution(kernel, stride, padding, output_padding, size, bias):
+@given(st.tuples(axis(), axis()), st.booleans())
+def test_any_transposed_convolution(axes, bias):
+    kernel, stride, padding, output_padding, size = zip(*axes, strict=True)
     assume(set(stride) != {1})
-    assume(all(o < s for o, s in zip(output_padding, stride, strict=True)))
-    assume(all(p < k for p, k in zip(padding, kernel, strict=True)))
     module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
     assert replace_transposed(module) == 1
     module.recompile()
@@ -85,23 +94,10 @@ def test_any_transposed_convolution(kernel, stride, padding, output_padding, siz
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    stride=pair,
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    output_padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    more=st.tuples(st.integers(-3, 2), st.integers(-3, 2)),
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    bias=st.booleans(),
-)
-def test_any_transposed_convolution_in_phases(stride, padding, output_padding, more, size, bias):
+@given(st.tuples(whole_axis(), whole_axis()), st.booleans())
+def test_any_transposed_convolution_in_phases(axes, bias):
+    kernel, stride, padding, output_padding, size = zip(*axes, strict=True)
     assume(set(stride) != {1})
-    assume(all(o < s for o, s in zip(output_padding, stride, strict=True)))
-    # What makes the output a multiple of the stride: s * (size + m).
-    kernel = tuple(
-        s * (1 + m) + 2 * p - o
-        for s, p, o, m in zip(stride, padding, output_padding, more, strict=True)
-    )
-    assume(min(kernel) > 0)
     module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
     assert replace_phases(module) == 1
     module.recompile()

@@ -18,7 +18,9 @@ from task_nets import latent_net, net_and_photos
 
 import leangan as lg
 from leangan.errors import LeanganError, UsageError
+from leangan.search import lesson
 from leangan.search.lesson import Judge
+from leangan.training import losses
 from leangan.training.examples import part_of
 from leangan.training.settings import TrainSettings, read_time
 
@@ -313,6 +315,17 @@ def test_small_examples_lie_in_few_files_and_large_ones_in_many():
     assert part_of(10_000, 1 << 10) == 4096
     assert part_of(50, 1 << 10) == 50
     assert part_of(10_000, 1 << 20) == 32
+
+
+def test_a_run_without_the_feature_network_says_so(net, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "missing_network", lambda: "offline")
+    monkeypatch.setattr(lesson, "missing", lambda: "It is missing.")
+    found = lg.finetune(
+        lg.prune_weights(net, 0.5), folder / "photos", tmp_path / "run", settings=FEW, teacher=net,
+        threads=1,
+    )  # fmt: skip
+    assert found.facts["settings"]["losses"] == {"pyramid": 1.0}
+    assert "Trained without the loss perceptual. It is missing." in found.facts["notes"]
 
 
 def test_what_becomes_prunable_is_measured_before_and_after(net, folder, tmp_path):

@@ -20,6 +20,7 @@ from leangan.generator import Generator, Step
 from leangan.graph.cost import macs as count_macs
 from leangan.graph.fuse import normalize
 from leangan.graph.receptive import receptive_field
+from leangan.measure.perceptual import missing
 from leangan.report.json_report import finite
 from leangan.search.data import affordable, data_path
 from leangan.search.judge import quality_of
@@ -182,6 +183,8 @@ def teach(
     check_inputs(original, samples.held_out)
     losses = dict(lesson.losses or usual_losses(original.signature.outputs[0], task.losses))
     objective = Objective(losses, original.signature.outputs[0])
+    unheard = "" if lesson.losses else ", ".join(sorted(set(task.losses or ()) - set(losses)))
+    notes = [f"Trained without the loss {unheard}. {missing()}"] if unheard else []
     asked = {
         **asked,
         "data": str(lesson.data) if lesson.data is not None else None,
@@ -244,7 +247,7 @@ def teach(
             "idle": idle + lesson.idle(made),
             "pairs": [[p.teacher, p.student] for p in match.pairs] if match else [],
             "training": dataclasses.asdict(found),
-            "notes": list(samples.notes),
+            "notes": [*samples.notes, *notes],
         }
     )
     facts["warnings"] = _warnings(facts)
