@@ -350,6 +350,19 @@ def test_what_becomes_prunable_is_measured_before_and_after(net, folder, tmp_pat
         )  # fmt: skip
 
 
+def test_a_student_that_is_refused_leaves_nothing(net, folder, tmp_path):
+    out = tmp_path / "run"
+    arguments = {"settings": FEW, "threads": 1}
+    with pytest.raises(UsageError, match="is no student"):
+        lg.distill(net, "narro:0.5", folder / "photos", out, **arguments)
+    assert not any(out.iterdir())
+    lg.distill(net, "separable", folder / "photos", out, **arguments)
+    before = sorted(out.iterdir())
+    with pytest.raises(UsageError):  # of a run that is there nothing is taken back
+        lg.distill(net, "narro:0.5", folder / "photos", out, **arguments, resume=True)
+    assert sorted(out.iterdir()) == before
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_student_may_be_code_of_ones_own(net, folder, tmp_path, live):
     file = tmp_path / "own + mine.py"

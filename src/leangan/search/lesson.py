@@ -199,13 +199,15 @@ def teach(
     processes.join()
     with processes.first_alone():  # the others find the folder as the first one left it
         run = RunFolder(lesson.out, asked, resume=resume)
-        generator = begin(samples)
-        _check_ports(generator, original)
-        student = Student(generator, prunable=lesson.zeros is not None)
-        lesson.check(student)
-        scaled = _training_size(original, lesson.size)
-        check_inputs(generator, [*samples.held_out, Sample("What to train on", scaled.example())])
-        idle, adversary = lesson.idle(generator), lesson.adversary(scaled)
+        with run.beginning():
+            generator = begin(samples)
+            _check_ports(generator, original)
+            student = Student(generator, prunable=lesson.zeros is not None)
+            lesson.check(student)
+            scaled = _training_size(original, lesson.size)
+            at_size = Sample("What to train on", scaled.example())
+            check_inputs(generator, [*samples.held_out, at_size])
+            idle, adversary = lesson.idle(generator), lesson.adversary(scaled)
         settings = dataclasses.replace(settings, lr=settings.lr or _rate(lesson.name, student))
         settings, examples = _prepare(
             run, student, lesson, scaled, task, samples, folder, settings, say

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class RunFolder:
         """
         self.folder = folder
         self._writer: SummaryWriter | None = None
+        self._new = False
         wanted = json.loads(json.dumps(settings))
         file = folder / "settings.json"
         if file.exists() or not is_first():
@@ -55,8 +57,20 @@ class RunFolder:
             return
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty, and holds no run; choose another folder.")
+        self._new = True
         self.write("environment.json", environment(torch.get_num_threads()))
         self.write("settings.json", wanted)  # last: with it the run begins
+
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Take a new run back where the block is refused: the next try is a new one too."""
+        try:
+            yield
+        except LeanganError:
+            if self._new:
+                for left in self.folder.iterdir():
+                    left.unlink()
+            raise
 
     def write(self, name: str, facts: Any) -> None:
         """Write JSON."""
