@@ -12,9 +12,9 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
-from leangan.graph.operators import Convolution, aten, read_convolution
+from leangan.graph.operators import Convolution, aten
 from leangan.graph.rewrite import replace_tensor, rewrite
-from leangan.graph.weights import stored_pair
+from leangan.graph.weights import stored_kernel
 
 _LANES = 16
 """Outputs that a CPU's kernels compute at once, whether or not there are so many."""
@@ -44,17 +44,13 @@ def replace_few(module: GraphModule) -> int:
     """Replace them in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
-        conv = read_convolution(node)
-        if conv is None or conv.transposed or conv.axes != 2 or conv.padding is None:
+        found = stored_kernel(module, node, transposed=False)
+        if found is None or set(found[0].stride) != {1}:
             continue
-        if conv.groups != 1 or set(conv.dilation) != {1} or set(conv.stride) != {1}:
-            continue
-        stored = stored_pair(module, conv)
-        if stored is None:
-            continue
-        block = _block(stored[0].shape, node.meta["val"].shape)
+        conv, weight, bias = found
+        block = _block(weight.shape, node.meta["val"].shape)
         if block is not None:
-            _replace(module, conv, *stored, block)
+            _replace(module, conv, weight, bias, block)
             count += 1
     return count
 

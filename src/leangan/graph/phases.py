@@ -19,9 +19,9 @@ from torch.fx import GraphModule, Node
 
 from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
-from leangan.graph.operators import Convolution, aten, read_convolution
+from leangan.graph.operators import Convolution, aten
 from leangan.graph.rewrite import free_path, new_tensor_node, replace_tensor, rewrite
-from leangan.graph.weights import stored_pair
+from leangan.graph.weights import stored_kernel
 
 
 def transposed_as_phases(generator: Generator) -> Generator:
@@ -81,7 +81,7 @@ def replace_phases(module: GraphModule) -> int:
     """Replace strided transposed convolutions in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
-        found = _readable(module, node)
+        found = stored_kernel(module, node, transposed=True)
         if found is None or set(found[0].stride) == {1}:
             continue
         conv, weight, bias = found
@@ -103,7 +103,7 @@ def replace_latent(module: GraphModule) -> int:
     """Replace transposed convolutions of 1x1 maps in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
-        found = _readable(module, node)
+        found = stored_kernel(module, node, transposed=True)
         if found is None or set(found[0].output_padding) != {0}:
             continue
         conv, weight, bias = found
@@ -129,17 +129,6 @@ def replace_latent(module: GraphModule) -> int:
         graph.erase_node(node)
         count += 1
     return count
-
-
-def _readable(module: GraphModule, node: Node) -> tuple[Convolution, Tensor, Tensor | None] | None:
-    """A 2-D transposed convolution that can be taken apart, its weight and its bias."""
-    conv = read_convolution(node)
-    if conv is None or not conv.transposed or conv.axes != 2 or conv.padding is None:
-        return None
-    stored = stored_pair(module, conv)
-    if stored is None or conv.groups != 1 or set(conv.dilation) != {1}:
-        return None
-    return conv, *stored
 
 
 def _sizes(node: Node) -> Sequence[Any]:

@@ -16,9 +16,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from leangan.generator import Generator
 from leangan.graph.depth_to_space import times
-from leangan.graph.operators import arguments, aten, is_call, only_user, read_convolution
+from leangan.graph.operators import arguments, aten, is_call, only_user
 from leangan.graph.rewrite import replace_tensor, rewrite
-from leangan.graph.weights import stored_pair
+from leangan.graph.weights import stored_kernel
 
 _END = 2**63 - 1
 
@@ -93,15 +93,11 @@ def replace_transposed(module: GraphModule) -> int:
     """Replace strided transposed convolutions in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
-        conv = read_convolution(node)
-        if conv is None or not conv.transposed or conv.axes != 2 or conv.padding is None:
+        found = stored_kernel(module, node, transposed=True)
+        if found is None or set(found[0].stride) == {1}:
             continue
-        stored = stored_pair(module, conv)
-        if stored is None:
-            continue
-        weight, bias = stored
-        if conv.groups != 1 or set(conv.dilation) != {1} or set(conv.stride) == {1}:
-            continue
+        conv, weight, bias = found
+        assert conv.padding is not None
         axes = [
             _axis(int(weight.shape[2 + a]), conv.stride[a], conv.padding[a], conv.output_padding[a])
             for a in (0, 1)
@@ -114,19 +110,15 @@ def replace_upsampled(module: GraphModule) -> int:
     """Replace nearest upsampling and the convolution after it in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
-        conv = read_convolution(node)
-        if conv is None or conv.transposed or conv.axes != 2 or conv.padding is None:
+        found = stored_kernel(module, node, transposed=False)
+        if found is None or set(found[0].stride) != {1}:
             continue
+        conv, weight, bias = found
+        assert conv.padding is not None
         if not is_call(conv.x, aten.upsample_nearest2d) or only_user(conv.x) is None:
             continue
         factors = arguments(conv.x).get("scale_factors")
         if not factors or any(f != int(f) for f in factors):
-            continue
-        stored = stored_pair(module, conv)
-        if stored is None:
-            continue
-        weight, bias = stored
-        if conv.groups != 1 or set(conv.dilation) != {1} or set(conv.stride) != {1}:
             continue
         rates = [int(f) for f in factors]
         axes = []

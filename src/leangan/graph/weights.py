@@ -115,6 +115,22 @@ def stored_pair(module: GraphModule, conv: Convolution) -> tuple[Tensor, Tensor 
     return weight.detach(), None if bias is None else bias.detach()
 
 
+def stored_kernel(
+    module: GraphModule, node: Node, *, transposed: bool
+) -> tuple[Convolution, Tensor, Tensor | None] | None:
+    """A 2-D convolution that can be taken apart, with its weight and bias; None for all else.
+
+    One group, dilation 1, a padding that is known, and weights that are stored.
+    """
+    conv = read_convolution(node)
+    if conv is None or conv.transposed is not transposed or conv.axes != 2 or conv.padding is None:
+        return None
+    stored = stored_pair(module, conv)
+    if stored is None or conv.groups != 1 or set(conv.dilation) != {1}:
+        return None
+    return conv, *stored
+
+
 def with_weights(generator: Generator, new: Mapping[str, Tensor]) -> ExportedProgram:
     """The same program with other values in some parameters, by path; what was tied stays so."""
     program = copy.copy(generator.program)
