@@ -8,6 +8,7 @@ from torch import Tensor
 
 from leangan.generator import Generator
 from leangan.techniques.lighten.factorize import low_rank, separable, spatial
+from leangan.techniques.lighten.half_ends import half_ends
 from leangan.techniques.lighten.norms import freeze_norms
 from leangan.techniques.lighten.resize import resize
 from leangan.techniques.lighten.shallow import drop_blocks
@@ -24,6 +25,7 @@ WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
     "separable": lambda generator, samples: separable(generator),
     "plain-norms": freeze_norms,
     "resize": lambda generator, samples: resize(generator),
+    "half-ends": half_ends,
 }
 """Those that take no amount."""
 
@@ -32,6 +34,7 @@ __all__ = [
     "WHOLE",
     "drop_blocks",
     "freeze_norms",
+    "half_ends",
     "low_rank",
     "resize",
     "separable",
