@@ -40,6 +40,28 @@ def test_remarks_say_all_that_is_wrong():
     assert words.remark(entry("b", latency_ms=None), None, None) == "not timed: a simulator"
 
 
+def test_a_condition_that_no_column_shows_is_named():
+    lossy = entry("a", psnr=44) | {
+        "quality": {"psnr": {"mean": 44.0}, "psnr_y_lost": {"mean": 0.43}}
+    }
+    floor = "psnr>=40,psnr_y_lost<=0.1"
+    assert words.remark(lossy, None, floor) == ("below the floor: PSNR-Y lost against ground truth")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [
+        ("psnr", 50.46, "50.5 dB"),
+        ("psnr_y_lost", 0.043, "0.04 dB"),
+        ("psnr_y_lost", -0.001, "0.00 dB"),
+        ("ssim", 0.98, "0.98"),
+        ("psnr", None, "identical"),
+    ],
+)
+def test_values_are_said_as_finely_as_they_matter(metric, value, said):
+    assert words.metric_value(metric, value) == said
+
+
 def test_the_headline_gives_speed_size_and_quality():
     assert words.headline(example()) == (
         "In OpenVINO int8+bf16, zoo:cyclegan-vintage runs 11.6× as fast as the original and is "

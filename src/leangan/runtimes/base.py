@@ -33,6 +33,11 @@ class Artifact:
         """The file to hand to the runtime."""
         return self.files[0]
 
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether layers are meant to run in 8 bits, whatever the rest does."""
+        return self.precision.startswith("int8")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
         return {

@@ -94,7 +94,7 @@ class LiteRT:
     def coverage(self, artifact: Artifact) -> list[str]:
         """Read from the file, by the kinds of its operators."""
         data = artifact.path.read_bytes()
-        floating = outside_int8(data) if artifact.precision.startswith("int8") else ""
+        floating = outside_int8(data) if artifact.in_8_bits else ""
         on_cpu = outside_gpu(data)
         return [
             *([f"Not in 8 bits: {floating}."] if floating else []),

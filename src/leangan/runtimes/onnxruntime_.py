@@ -74,7 +74,7 @@ class ONNXRuntime:
 
     def coverage(self, artifact: Artifact) -> list[str]:
         """Read from what ONNX Runtime makes of the file, by the kinds of its operators."""
-        if not artifact.precision.startswith("int8"):
+        if not artifact.in_8_bits:
             return []
         import onnxruntime as ort
 

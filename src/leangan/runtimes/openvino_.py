@@ -113,7 +113,7 @@ class OpenVINO:
 
     def coverage(self, artifact: Artifact) -> list[str]:
         """Read from what the plugin makes of the file on this CPU, by the kinds of its nodes."""
-        if not artifact.precision.startswith("int8"):
+        if not artifact.in_8_bits:
             return []
         floating = self.open(artifact, threads=1).outside_int8()
         return [f"Not in 8 bits: {floating}."] if floating else []

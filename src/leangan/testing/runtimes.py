@@ -196,7 +196,7 @@ class RuntimeTestCase:
             assert all(math.isfinite(a.largest_difference) for a in found)
             share = worker.int8_share()
             assert share is None or 0 <= share <= 1
-            if not precision.startswith("int8"):
+            if not artifact.in_8_bits:
                 assert not share
             times = worker.layer_times()
             assert all(isinstance(name, str) and ms >= 0 for name, ms in times.items())
