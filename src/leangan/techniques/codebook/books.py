@@ -26,6 +26,11 @@ class Book:
     """float32 (levels,), of all groups one after the other."""
     indices: Tensor
     """int64, of the weight's shape."""
+    parting: tuple[int, int, int]
+    """The weight's elements in order as (outer, groups, inner): each group has levels of its
+    own."""
+    counts: tuple[int, ...]
+    """Levels of each group."""
     halves: bool
     """Whether bfloat16 holds all levels, so that the file stores two bytes of each."""
 
@@ -57,6 +62,8 @@ def find_books(generator: Generator, module: GraphModule) -> list[Book]:
                 layer.path,
                 torch.from_numpy(bits.view(np.float32).copy()),
                 torch.from_numpy(indices.reshape(values.shape)),
+                parting,
+                tuple(map(len, books)),
                 not (bits & 0xFFFF).any(),
             )
         )
