@@ -7,6 +7,7 @@ import torch
 from task_nets import Smooth, UNet, image_generator, pair_net
 from torch import nn
 
+import leangan as lg
 from leangan.errors import LeanganError
 from leangan.generator import Step
 from leangan.graph.rewrite import (
@@ -193,6 +194,17 @@ def test_a_free_path_never_overwrites():
     assert free_path(module, "up.weight") == "up_3.weight"
     set_tensor(module, "bias", torch.zeros(1), learned=False)
     assert free_path(module, "bias") == "bias_2"
+    set_tensor(module, "conv.w_0", torch.zeros(1))
+    assert free_path(module, "conv.w_0.bias") == "conv.w_0_2.bias"  # a tensor holds no other
+
+
+def test_a_network_that_needs_large_pictures_is_traced_with_such():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 30)).eval()
+    generator = lg.load(net, example_inputs=[torch.rand(1, 3, 64, 64)], task="arrays")
+    assert generator.smallest_size > 32
+    (x,) = trace_inputs(generator)
+    assert min(x.shape[2:]) >= generator.smallest_size
+    assert generator(x).shape[0] == 2
 
 
 def test_learned_tensors_are_parameters_and_others_buffers():

@@ -271,6 +271,24 @@ def test_pictures_of_tensorflow_come_in_nchw(tmp_path):
     assert np.allclose(mine.numpy(), session.run(None, {"x": x})[0], atol=1e-5)
 
 
+def test_weights_may_have_names_that_are_no_paths(tmp_path):
+    """As Paddle2ONNX writes them: a norm that is folded needs a bias beside `conv.w_0`."""
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.w_0"], ["c"], name="p2o.Conv.0"),
+        helper.make_node("BatchNormalization", ["c", *(f"bn.w_{i}" for i in range(4))], ["n"]),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    weights = {"conv.w_0": f32(4, 3, 3, 3), **{f"bn.w_{i}": f32(4) ** 2 + 1 for i in range(4)}}
+    proto = model(nodes, {"x": (None, 3, None, None)}, weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    generator = lg.load(tmp_path / "m.onnx")
+    assert not [n for n in generator.program.graph.nodes if "norm" in str(n.target)]
+    x = f32(1, 3, 9, 8)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    mine = generator(torch.from_numpy(x)).numpy()
+    assert np.allclose(mine, session.run(None, {"x": x})[0], atol=1e-5)
+
+
 def test_an_operator_that_is_not_read_is_named(tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),

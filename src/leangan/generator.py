@@ -227,6 +227,12 @@ class Generator:
         return any("quantize" in str(node.target) for node in calls)
 
     @property
+    def smallest_size(self) -> int:
+        """The smallest height, width or length that was seen to run; 1 where nobody looked."""
+        found = (step.measured.get("minimum") for step in self.history)
+        return next((int(size) for size in found if size), 1)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all stored tensors: weights, statistics, scales."""
         tensors = {**self.program.state_dict, **self.program.constants}

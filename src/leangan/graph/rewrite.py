@@ -98,7 +98,8 @@ def trace_inputs(generator: Generator, *, seed: int = 0) -> tuple[Tensor, ...]:
             multiple = port.multiple_of(axis)
             # Two multiples at least: a U-Net's innermost map of size 1 would look like a
             # broadcast; small otherwise, since only shapes matter.
-            least = 2 if letter == "N" else max(2 * multiple, 32 if letter in "HWT" else 2)
+            usual = max(32, generator.smallest_size) if letter in "HWT" else 2
+            least = 2 if letter == "N" else max(2 * multiple, usual)
             size = -(-least // multiple) * multiple
             while size in taken:
                 size += multiple
@@ -200,8 +201,11 @@ def free_path(module: torch.nn.Module, path: str) -> str:
 
 
 def _stored(module: torch.nn.Module, path: str) -> bool:
+    """Whether something is there; also where a tensor is what should be a folder on the way."""
     value: Any = module
     for part in path.split("."):
+        if not isinstance(value, torch.nn.Module):
+            return True
         if not hasattr(value, part):
             return False
         value = getattr(value, part)

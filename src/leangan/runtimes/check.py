@@ -83,7 +83,11 @@ def agree(
 
 
 def three_sizes(generator: Generator) -> list[dict[str, int]]:
-    """The typical size, about three quarters of it and odd, and half of it in a bigger batch."""
+    """The typical size, about three quarters of it and odd, and half of it in a bigger batch.
+
+    None is smaller than what was seen to run.
+    """
+    smallest = generator.smallest_size
     letters = {
         letter: typical
         for port in generator.signature.inputs
@@ -98,8 +102,8 @@ def three_sizes(generator: Generator) -> list[dict[str, int]]:
             odd[letter], small[letter] = 1, 3
         elif n >= 16:  # a latent of 1 x 1 or a few frames stay what they are
             # Height and width differ, so that one taken for the other shows.
-            odd[letter] = (n * 3 // 4 + 2 * place) | 1
-            small[letter] = n // 2 + 4 * place
+            odd[letter] = max(n * 3 // 4 + 2 * place, smallest) | 1
+            small[letter] = max(n // 2 + 4 * place, smallest)
     return [typical, odd, small]
 
 
