@@ -221,3 +221,11 @@ class TestTheProofCanFail:
         )
         with pytest.raises(Wrong, match="weights are left"):
             check(generator, coupling, random_keep(coupling, 0), [self.inputs], export=False)
+
+
+def test_a_size_that_is_too_small_is_passed_over_in_silence(caplog):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), *[nn.MaxPool2d(2)] * 4, nn.Conv2d(16, 3, 1)).eval()
+    generator = lg.load(net, example_inputs=[torch.rand(1, 3, 64, 64)], task="arrays")
+    groups = couple(generator).groups
+    assert [group.width for group in groups] == [16]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -289,6 +289,17 @@ def test_weights_may_have_names_that_are_no_paths(tmp_path):
     assert np.allclose(mine, session.run(None, {"x": x})[0], atol=1e-5)
 
 
+def test_a_sigmoid_that_puts_out_nearly_nothing_is_read(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["c"], ["y"]),
+    ]
+    weights = {"w": 0.1 * f32(1, 3, 3, 3), "b": np.float32([-13])}
+    onnx.save(model(nodes, {"x": (None, 3, None, None)}, weights), tmp_path / "m.onnx")
+    (output,) = lg.load(tmp_path / "m.onnx").outputs(torch.randn(1, 3, 64, 64))
+    assert 0 < float(output.max()) < 1e-4
+
+
 def test_an_operator_that_is_not_read_is_named(tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node, map_arg
 
 from leangan.errors import LeanganError
 from leangan.generator import Generator
+from leangan.graph.capture import quiet
 from leangan.graph.labels import Fields, Labels, spread
 from leangan.graph.rewrite import tensor_of
 
@@ -101,7 +102,7 @@ def small_values(generator: Generator, module: GraphModule) -> dict[Node, Any]:
                     sizes[letter] = -(-size // multiple) * multiple
         run = Interpreter(module, garbage_collect_values=False)
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            with quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 run.run(*generator.example(sizes))
         except Exception as error:  # too small for some padding or pooling, in whatever words
             trouble = error
