@@ -24,7 +24,7 @@ NORMS = (aten.instance_norm, aten.batch_norm, aten.prelu)
 """Operators with a number per channel."""
 
 _FEW = 4
-"""Channels of a picture, at most: where there are more, full resolution pays."""
+"""Channels that a picture has, at most."""
 
 
 @dataclass(frozen=True)

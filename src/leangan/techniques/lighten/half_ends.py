@@ -35,8 +35,8 @@ def half_ends(generator: Generator, samples: Sequence[tuple[Tensor, ...]]) -> Ge
     becomes
     conv(2) to four times the channels -> norm, activation -> conv((k + 1) / 2) -> depth-to-space
 
-    Few channels at many positions are what CPUs compute worst. The new kernels hold what the old
-    ones held, and zeros that training may use.
+    CPUs compute outputs of one place by sixteens, which few channels do not fill. The new kernels
+    hold what the old ones held, and zeros that training may use.
 
     The same function but at the borders, where padding is moved in front of the first layer, and
     in instance norms, which see each of the four pixels by itself: how these differ from the whole
