@@ -522,6 +522,21 @@ def test_a_join_with_another_reader_stays():
     same(before, after, 3, SIZES)
 
 
+def test_joins_become_sums_where_weights_have_names_of_their_own():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w_0 = nn.Parameter(torch.randn(2, 6, 3, 3))
+
+        def forward(self, x):
+            return F.conv2d(torch.cat([x, x.relu()], 1), self.w_0)
+
+    before = make(nn.Sequential(Bare()), 2, 3, 9, 11)
+    after = joins_as_sums(before)
+    assert "cat" not in ops(after)
+    same(before, after, 3, SIZES)
+
+
 def test_nothing_to_do_returns_the_same_object():
     before = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 2, 3, 9, 11)
     assert all(door(before) is before for door in DOOR_REWRITES.values())

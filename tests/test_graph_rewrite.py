@@ -10,6 +10,7 @@ from torch import nn
 import leangan as lg
 from leangan.errors import LeanganError
 from leangan.generator import Step
+from leangan.graph.channels import couple
 from leangan.graph.rewrite import (
     free_path,
     largest_difference,
@@ -195,7 +196,12 @@ def test_a_free_path_never_overwrites():
     set_tensor(module, "bias", torch.zeros(1), learned=False)
     assert free_path(module, "bias") == "bias_2"
     set_tensor(module, "conv.w_0", torch.zeros(1))
-    assert free_path(module, "conv.w_0.bias") == "conv.w_0_2.bias"  # a tensor holds no other
+    # A tensor holds no other.
+    assert free_path(module, "conv.w_0.bias") == "conv.w_0_2.bias"
+    assert free_path(module, "conv.w_0.part_0.weight") == "conv.w_0_2.part_0.weight"
+    set_tensor(module, "conv.w_0_2.part_0.weight", torch.zeros(1))
+    assert free_path(module, "conv.w_0.part_1.weight") == "conv.w_0_2.part_1.weight"
+    assert free_path(module, "conv") == "conv_2"
 
 
 def test_a_network_that_needs_large_pictures_is_traced_with_such():
@@ -205,6 +211,13 @@ def test_a_network_that_needs_large_pictures_is_traced_with_such():
     (x,) = trace_inputs(generator)
     assert min(x.shape[2:]) >= generator.smallest_size
     assert generator(x).shape[0] == 2
+
+
+def test_channels_are_found_of_a_network_that_needs_large_pictures():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 3, 70)).eval()
+    generator = lg.load(net, example_inputs=[torch.rand(1, 3, 160, 160)], task="arrays")
+    assert generator.smallest_size > 128
+    assert [group.width for group in couple(generator).groups] == [4]
 
 
 def test_learned_tensors_are_parameters_and_others_buffers():

@@ -71,6 +71,18 @@ def test_wrong_outputs_are_refused(generator, change, precision, message):
         check(generator, change, precision)
 
 
+def test_rounding_is_no_difference_however_small_the_range():
+    torch.manual_seed(0)
+    nearly_nothing = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Sigmoid())
+    nn.init.constant_(nearly_nothing[0].bias, -18)  # of the sigmoid 1e-8
+    program = capture(nearly_nothing, [torch.randn(2, 3, 20, 24)], [[0, 2, 3]])
+    generator = Generator(program, Signature((port(),), (port(),)))
+    found, _ = check(generator, lambda o: o[..., ::-1].copy())
+    assert max(a.largest_difference for a in found) > 0.1  # of its range, and said so
+    with pytest.raises(LeanganError, match="differs from the generator by"):
+        check(generator, lambda o: o + np.float32(1e-6))
+
+
 def test_missing_output_is_refused(generator):
     class None_(Answers):
         def run(self, inputs):

@@ -97,7 +97,7 @@ def _stays(node: torch.fx.Node) -> bool:
     """
     if node.op != "call_function":
         return node.op in ("placeholder", "output")
-    if node.target in _VIEWS or node.target in _OF_SIZES:
+    if node.target in _VIEWS or node.target in _OF_SIZES or node.target is operator.getitem:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -192,24 +192,26 @@ def replace_tensor(module: GraphModule, user: Node, old: Node, value: Tensor) ->
 
 def free_path(module: torch.nn.Module, path: str) -> str:
     """`path`, or one like it under which nothing is stored yet: `up.weight`, `up_2.weight`, ..."""
-    owner, _, leaf = path.rpartition(".")
-    number, candidate = 1, path
-    while _stored(module, candidate):
+    wanted = path.split(".")
+    parts, number = list(wanted), 1
+    while (place := _in_the_way(module, parts)) is not None:
         number += 1
-        candidate = f"{owner}_{number}.{leaf}" if owner else f"{leaf}_{number}"
-    return candidate
+        if place == len(parts) - 1:
+            place = max(place - 1, 0)  # the layer gets the number, not its weight
+        parts[place] = f"{wanted[place]}_{number}"
+    return ".".join(parts)
 
 
-def _stored(module: torch.nn.Module, path: str) -> bool:
-    """Whether something is there; also where a tensor is what should be a folder on the way."""
+def _in_the_way(module: torch.nn.Module, parts: Sequence[str]) -> int | None:
+    """Which part of a path is taken: the last one, or one that is a tensor and no folder."""
     value: Any = module
-    for part in path.split("."):
-        if not isinstance(value, torch.nn.Module):
-            return True
+    for place, part in enumerate(parts):
         if not hasattr(value, part):
-            return False
+            return None
         value = getattr(value, part)
-    return True
+        if not isinstance(value, torch.nn.Module):
+            return place
+    return len(parts) - 1
 
 
 def layer_name(node: Node) -> str:

@@ -18,6 +18,7 @@ from leangan.graph.labels import Fields, Labels, spread
 from leangan.graph.rewrite import tensor_of
 
 _SIZES = (8, 12, 16, 24, 32, 64, 128)
+"""Tried in turn, and the smallest that the generator was seen to run at."""
 
 
 @dataclass
@@ -93,7 +94,8 @@ def walk(generator: Generator) -> Walk:
 def small_values(generator: Generator, module: GraphModule) -> dict[Node, Any]:
     """The values of all nodes on one small input, shapes only."""
     trouble: Exception | None = None
-    for size in _SIZES:
+    tried = sorted({*_SIZES, max(_SIZES[0], generator.smallest_size)})
+    for size in tried:
         sizes = {"N": 1}
         for port in generator.signature.inputs:
             for axis, letter in enumerate(port.layout):
@@ -109,7 +111,7 @@ def small_values(generator: Generator, module: GraphModule) -> dict[Node, Any]:
             continue
         return dict(run.env)
     raise LeanganError(
-        f"{generator.name} runs on no input of {_SIZES[0]} to {_SIZES[-1]} positions: {trouble}"
+        f"{generator.name} runs on no input of {tried[0]} to {tried[-1]} positions: {trouble}"
     )
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,15 @@ from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
 from leangan.search.train import finetune
-from leangan.tasks.base import Data, Task
+from leangan.tasks.base import Data, Sample, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
+from leangan.techniques.calibrate import calibrate_each
 from leangan.techniques.codebook import codebook
 from leangan.techniques.layer_code import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import quantize
-from leangan.techniques.scheme import FLOAT
+from leangan.techniques.scheme import FLOAT, Scheme
 from leangan.training.settings import TrainSettings
 
 _DEFAULT_TARGET_DB = 40.0
@@ -213,9 +215,7 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         generator = plain["openvino"].generator
     cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
     precisions = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
-    calibrations = {
-        word: _calibrated(search, generator, PrecisionPlan({}, word)) for word in precisions
-    }
+    calibrations = _calibrated(search, generator, precisions)
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
     asked = Asked(
@@ -243,15 +243,22 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     return _Found(calibrations, times, recipes)
 
 
-def _calibrated(search: _Search, generator: Generator, plan: PrecisionPlan) -> Calibration:
-    used = (*search.data.calibration, *flat_samples(search.generator))
-    return calibrate_plan(
+def _calibrated(
+    search: _Search, generator: Generator, precisions: Sequence[str]
+) -> dict[str, Calibration]:
+    """Of all layers, by precision."""
+    samples = _calibration_samples(search)
+    return calibrate_each(
         generator,
-        [sample.inputs for sample in used],
-        plan,
-        names=[sample.name for sample in used],
-        progress=lambda done, of: search.lab.progress("Calibrating 8 bits", done, of),
+        [sample.inputs for sample in samples],
+        {word: Scheme().at(word) for word in precisions},
+        names=[sample.name for sample in samples],
+        progress=partial(search.lab.progress, "Calibrating 8 bits"),
     )
+
+
+def _calibration_samples(search: _Search) -> tuple[Sample, ...]:
+    return (*search.data.calibration, *flat_samples(search.generator))
 
 
 def _macs(generator: Generator) -> dict[str, int]:
@@ -285,7 +292,14 @@ def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
         generator = _trained(search, recipe, generator, "coded")
     if recipe.quantize:
         plan = PrecisionPlan(recipe.layers)
-        calibration = _calibrated(search, generator, plan)
+        samples = _calibration_samples(search)
+        calibration = calibrate_plan(
+            generator,
+            [sample.inputs for sample in samples],
+            plan,
+            names=[sample.name for sample in samples],
+            progress=partial(lab.progress, "Calibrating 8 bits"),
+        )
         kept = [name for name in calibration if plan.word(name) == FLOAT]
         generator = quantize(generator, calibration, keep_float=kept)
         generator = _trained(search, recipe, generator, "quantized")

@@ -14,7 +14,7 @@ from torch import Tensor
 from leangan.errors import UsageError
 from leangan.files import atomic
 from leangan.generator import Generator
-from leangan.techniques.calibrate import calibrate
+from leangan.techniques.calibrate import calibrate_each
 from leangan.techniques.layer_code import Calibration
 from leangan.techniques.placement import quantizable
 from leangan.techniques.quantize_linear import check_names, quantize
@@ -150,7 +150,7 @@ def calibrate_plan(
         plan: see `read_plan`.
         names: of the inputs, for the error that one of them may cause.
         seed: see `calibrate`.
-        progress: called with (units done, units in all), from the start for each precision.
+        progress: called with (units done, units in all).
 
     Returns:
         Of all layers, each in its own precision; those that stay float in one that others have,
@@ -164,17 +164,8 @@ def calibrate_plan(
     used = [word for word in map(plan.word, own) if word != FLOAT]
     spare = plan.default if plan.default in used else (used or ["w8a8"])[0]
     words = {n: spare if plan.word(n) == FLOAT else plan.word(n) for n in own}
-    made = {
-        word: calibrate(
-            generator,
-            data,
-            plan.scheme.at(word),
-            names=names,
-            seed=seed,
-            progress=progress,
-        )
-        for word in dict.fromkeys(words.values())
-    }
+    schemes = {word: plan.scheme.at(word) for word in words.values()}
+    made = calibrate_each(generator, data, schemes, names=names, seed=seed, progress=progress)
     return {name: made[word][name] for name, word in words.items()}
 
 

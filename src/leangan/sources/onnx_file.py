@@ -17,15 +17,13 @@ from leangan.generator import Generator, Port, Step
 from leangan.graph.difference import share_of_range
 from leangan.measure.latency import Worker
 from leangan.runtimes.base import Artifact
-from leangan.runtimes.check import FP32_TOLERANCE, round_up, three_sizes
+from leangan.runtimes.check import FP32_TOLERANCE, ROUNDING, round_up, three_sizes
 from leangan.sources.base import Request
 from leangan.sources.module import from_module
 from leangan.sources.onnx_model import OnnxGraph, cut, pictures_first, read_graph, read_proto
 from leangan.sources.onnx_module import OnnxModule
 from leangan.sources.ports import guess_kind, layout_of
 
-_ROUNDING = 3e-7
-"""What two float32 sigmoids may differ by: much of the range where all outputs are nearly 0."""
 _QUANTIZED_TOLERANCE = 0.05
 """Where values are rounded, one that lies between two steps may fall to the other side."""
 _USUAL = 64
@@ -190,6 +188,6 @@ def _difference(
     worst = 0.0
     for mine, array in zip(generator.outputs(*inputs), expected, strict=True):
         other = torch.from_numpy(np.asarray(array, np.float32))
-        if mine.shape != other.shape or not torch.allclose(mine, other, rtol=0, atol=_ROUNDING):
+        if mine.shape != other.shape or not torch.allclose(mine, other, rtol=0, atol=ROUNDING):
             worst = max(worst, share_of_range(other, mine))
     return worst

@@ -74,38 +74,99 @@ def calibrate(
         LeanganError: there is no layer that could be quantized, or the float generator puts out
             NaN or Inf for an input, which is named.
     """
-    scheme = scheme or Scheme()
+    schemes = {"": scheme or Scheme()}
+    return calibrate_each(generator, data, schemes, names=names, seed=seed, progress=progress)[""]
+
+
+def calibrate_each(
+    generator: Generator,
+    data: Sequence[tuple[Tensor, ...]],
+    schemes: Mapping[str, Scheme],
+    *,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Calibration]:
+    """As `calibrate`, by several schemes; the data is run once for those that look at it alike.
+
+    Args:
+        generator: see `calibrate`, as are the others.
+        data: see there.
+        schemes: by any names.
+        names: of the inputs.
+        seed: see there.
+        progress: see there.
+
+    Returns:
+        By the names of the schemes.
+
+    Raises:
+        UsageError: see `calibrate`.
+        LeanganError: see `calibrate`.
+    """
     if not data:
         raise UsageError("Calibration needs at least one input; the data is empty.")
     module = generator.module()
     layers = quantizable(module)
     if not layers:
         raise LeanganError(f"{generator.name} has no layer that could run in 8 bits.")
-    total = len(data) + len(layers)
-    tick = progress or (lambda done, of: None)
-    seen = _observers(scheme, layers.values())
+    # A few latents fill the ranges of deep layers by chance: ranges are tried on others than
+    # those that they were made of, or the tightest would win. A picture has many positions,
+    # and flat colours among the pictures must be covered.
+    pictures = any(port.kind == "image" for port in generator.signature.inputs)
+    apart = not pictures and len(data) >= 2 * _TRIED
+    unseen = data[_TRIED - 1 :: _TRIED] if apart else ()
+    views = list(dict.fromkeys(map(_by_channel, schemes.values())))
+    total = len(views) * len(data) + len(schemes) * len(layers)
+    done = 0
+
+    def tick(units: int) -> None:
+        if progress:
+            progress(min(total, done + units), total)
+
+    found: dict[str, Calibration] = {}
+    trials: Trials | None = None
+    for view in views:
+        seen = _observers(view, layers.values())
+        with torch.no_grad():
+            watch = _Watch(module, seen, layers.values())
+            for number, inputs in enumerate(data, 1):
+                watch.only_reach = bool(unseen) and number % _TRIED == 0
+                if not bool(torch.isfinite(first_tensor(watch.run(*inputs))).all()):
+                    name = names[number - 1] if names else f"input {number}"
+                    raise LeanganError(
+                        f"{generator.name}, still in float, puts out NaN or Inf for {name}; check "
+                        "that file and the weights."
+                    )
+                tick(number)
+        done += len(data)
+        trials = trials or Trials(
+            generator, module, _cut_inputs(generator, unseen or data, _PROBES)
+        )
+        for word, scheme in schemes.items():
+            if _by_channel(scheme) == view:
+                chosen = _chosen(generator, module, data, scheme, seen, trials, tick)
+                done += len(layers)
+                codes = {n: replace(chosen[x], reach=watch.reach[x]) for n, x in layers.items()}
+                found[word] = _fitted(generator, data, scheme, layers, codes, trials, seed)
+    return {word: found[word] for word in schemes}
+
+
+def _chosen(
+    generator: Generator,
+    module: GraphModule,
+    data: Sequence[tuple[Tensor, ...]],
+    scheme: Scheme,
+    seen: Sequence[tuple[Pool, RangeObserver]],
+    trials: Trials,
+    tick: Callable[[int], None],
+) -> dict[Node, LayerCode]:
+    """Of each layer's ranges and biases those that the output suffers least from."""
     with torch.no_grad():
-        watch = _Watch(module, seen, layers.values())
-        # A few latents fill the ranges of deep layers by chance: ranges are tried on others than
-        # those that they were made of, or the tightest would win. A picture has many positions,
-        # and flat colours among the pictures must be covered.
-        pictures = any(port.kind == "image" for port in generator.signature.inputs)
-        apart = not pictures and len(data) >= 2 * _TRIED
-        unseen = data[_TRIED - 1 :: _TRIED] if apart else ()
-        for done, inputs in enumerate(data, 1):
-            watch.only_reach = bool(unseen) and done % _TRIED == 0
-            if not bool(torch.isfinite(first_tensor(watch.run(*inputs))).all()):
-                name = names[done - 1] if names else f"input {done}"
-                raise LeanganError(
-                    f"{generator.name}, still in float, puts out NaN or Inf for {name}; check "
-                    "that file and the weights."
-                )
-            tick(done, total)
-        trials = Trials(generator, module, _cut_inputs(generator, unseen or data, _PROBES))
         options: dict[Node, list[LayerCode]] = {}
         for pool, observer in seen:
             options |= layer_options(generator, module, scheme, pool, observer, trials)
-        chosen = trials.best(options, lambda done: tick(len(data) + done // 2, total))
+        chosen = trials.best(options, lambda done: tick(done // 2))
         chosen = {n: c for p, o in seen for n, c in reaching(p, chosen, o).items()}
         errors = _MeanError(module, chosen)
         for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
@@ -117,14 +178,26 @@ def calibrate(
             else [code]
             for node, code in chosen.items()
         }
-        whole = len(data) + len(layers) // 2
-        chosen = trials.best(shifted, lambda done: tick(min(total, whole + done // 2), total))
-    found = {n: replace(chosen[node], reach=watch.reach[node]) for n, node in layers.items()}
+        half = len(options) // 2
+        return trials.best(shifted, lambda done: tick(half + done // 2))
+
+
+def _fitted(
+    generator: Generator,
+    data: Sequence[tuple[Tensor, ...]],
+    scheme: Scheme,
+    layers: Mapping[str, Node],
+    codes: Calibration,
+    trials: Trials,
+    seed: int,
+) -> Calibration:
+    """With the rounding of weights that the scheme asks for."""
     if scheme.rounding == "nearest":
-        return found
+        return codes
     fit = round_feedback if scheme.rounding == "feedback" else round_learned
-    found = dict(fit(generator, found, data, seed=seed))
-    measured = trials.best({node: [found[name]] for name, node in layers.items()})
+    found = dict(fit(generator, codes, data, seed=seed))
+    with torch.no_grad():
+        measured = trials.best({node: [found[name]] for name, node in layers.items()})
     return {name: measured[node] for name, node in layers.items()}
 
 
@@ -139,7 +212,7 @@ def rough(generator: Generator, inputs: tuple[Tensor, ...]) -> Calibration:
     """
     module = generator.module()
     layers = quantizable(module)
-    seen = _observers(_ROUGH, layers.values())
+    seen = _observers(_by_channel(_ROUGH), layers.values())
     with torch.no_grad():
         watch = _Watch(module, seen, layers.values())
         watch.run(*inputs)
@@ -149,14 +222,19 @@ def rough(generator: Generator, inputs: tuple[Tensor, ...]) -> Calibration:
     return {n: replace(options[node][0], reach=watch.reach[node]) for n, node in layers.items()}
 
 
-def _observers(scheme: Scheme, layers: Iterable[Node]) -> list[tuple[Pool, RangeObserver]]:
-    return [(pool, RangeObserver(_channel_axis(scheme, pool))) for pool in pools(layers)]
+def _by_channel(scheme: Scheme) -> bool:
+    """Whether it looks at the channels of what layers read one by one."""
+    return scheme.equalize and scheme.activation_bits == 8
 
 
-def _channel_axis(scheme: Scheme, pool: Pool) -> int | None:
+def _observers(by_channel: bool, layers: Iterable[Node]) -> list[tuple[Pool, RangeObserver]]:
+    return [
+        (pool, RangeObserver(_channel_axis(pool) if by_channel else None)) for pool in pools(layers)
+    ]
+
+
+def _channel_axis(pool: Pool) -> int | None:
     """The channel axis of what is read where its channels may be scaled apart, else None."""
-    if not scheme.equalize or scheme.activation_bits != 8:
-        return None
     if pool.values[0].op == "placeholder":  # a few latents say little of each channel
         return None
     linear = {node.target is torch.ops.aten.linear.default for node in pool.layers}
