@@ -32,15 +32,16 @@ class Bench:
     profile: Any = None
     fail: bool = False
     power: float = 1.0
-    lag: bool = False
+    lag: float = 1.0
     candidates: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def progress(self, message):
         pass
 
     def lags(self, slow, fast, times):
         assert fast.name == "best"
-        return self.lag
+        return self.lag > times
 
     def attempt(self, candidate):
         kept = candidate.generator
@@ -152,7 +153,16 @@ def test_elsewhere_one_careful_mix_is_tried(search):
 
 
 def test_no_mix_is_tried_of_forms_that_both_are_far_behind(search):
-    assert kept(search(Bench(lag=True), 33.0)) == [""]
+    assert kept(search(Bench(lag=3.0), 33.0)) == [""]
+
+
+def test_where_float_is_far_behind_8_bits_are_not_tried_and_that_is_said(search):
+    lab = Bench(lag=5.0)
+    assert kept(search(lab, 33.0)) == []
+    assert lab.candidates == []
+    assert lab.notes == [
+        "8 bits were not tried in clock, where float takes more than 4 times as long as best."
+    ]
 
 
 def test_a_candidate_that_fails_ends_the_tries_at_its_margin(search):

@@ -14,7 +14,7 @@ import leangan as lg
 from leangan.archive import open_archive, save
 from leangan.errors import LeanganError, UsageError
 from leangan.graph.replay import Replay
-from leangan.techniques.calibrate import calibrate, rough
+from leangan.techniques.calibrate import calibrate, calibrate_each, rough
 from leangan.techniques.grid import make_grid
 from leangan.techniques.placement import quantizable, source_of
 from leangan.techniques.quantize_linear import quantize
@@ -222,6 +222,42 @@ def test_layers_that_read_the_same_values_share_one_quantizer():
 def test_unknown_layers_are_named(translator, calibration):
     with pytest.raises(UsageError, match=r"'nose'.*head\.1"):
         quantize(translator, calibration, keep_float=["nose"])
+
+
+def test_several_schemes_are_calibrated_as_each_alone(translator, data):
+    schemes = {word: Scheme().at(word) for word in ("w8s8", "w8a8", "w4", "w8a16")}
+    together = calibrate_each(translator, data, schemes)
+    assert list(together) == list(schemes)
+    for word, scheme in schemes.items():
+        alone = calibrate(translator, data, scheme)
+        assert list(together[word]) == list(alone)
+        for name, code in alone.items():
+            other = together[word][name]
+            assert (other.scheme, other.range_by) == (code.scheme, code.range_by)
+            assert (other.input_scale, other.noise) == (code.input_scale, code.noise)
+            assert other.input_zero_point == code.input_zero_point
+
+
+def test_progress_of_several_schemes_only_grows(translator, data):
+    seen = []
+    schemes = {word: Scheme().at(word) for word in ("w8s8", "w8a16")}
+    calibrate_each(translator, data, schemes, progress=lambda *x: seen.append(x))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len({of for _, of in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_a_mean_that_a_norm_takes_off_is_not_put_into_the_bias():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.InstanceNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 3, 3, padding=1),
+    )
+    inputs = [(torch.rand(1, 3, 16, 16),) for _ in range(4)]
+    codes = calibrate(load(net, (1, 3, 16, 16)), inputs)
+    assert codes["0"].bias_shift is None
 
 
 def test_nothing_left_to_quantize_is_said(translator, calibration):

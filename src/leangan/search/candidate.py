@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,8 +101,8 @@ class Candidate:
             self.worker.close()
             self.worker = None
 
-    def entry(self, threads: int) -> Entry:
-        """As a line of the table."""
+    def entry(self, threads: int, zipped: int) -> Entry:
+        """As a line of the table; `zipped` are the bytes of its files when zipped."""
         return Entry(
             name=self.name,
             runtime=self.runtime,
@@ -110,7 +111,7 @@ class Candidate:
             latency_ms=self.latency,
             speedup=self.speedup,
             size_bytes=file_bytes(self.artifact) if self.artifact else 0,
-            size_bytes_zip=zipped_bytes(self.artifact) if self.artifact else 0,
+            size_bytes_zip=zipped,
             params=self.generator.params,
             macs=macs(self.generator),
             int8_share=self.int8_share,
@@ -119,6 +120,13 @@ class Candidate:
             slower_than_float=self.slower_than_float,
             error=self.error,
         )
+
+
+def entries(candidates: Sequence[Candidate], threads: int) -> list[Entry]:
+    """The lines of the table, in order; zipping takes longest and is done by all threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        zipped = pool.map(lambda c: zipped_bytes(c.artifact) if c.artifact else 0, candidates)
+        return [c.entry(threads, size) for c, size in zip(candidates, zipped, strict=True)]
 
 
 def _build(runtime: Runtime, generator: Generator, folder: Path, precision: str) -> Artifact:

@@ -15,7 +15,7 @@ from leangan.errors import BackendMissing, LeanganError, UsageError
 from leangan.generator import Generator
 from leangan.report.json_report import finite
 from leangan.runtimes.base import Artifact
-from leangan.search.candidate import Candidate
+from leangan.search.candidate import Candidate, entries
 from leangan.search.data import data_path
 from leangan.search.lab import Lab, Progress
 from leangan.tasks.base import Data
@@ -97,8 +97,8 @@ def evaluate(
         if candidate.error:
             raise LeanganError(candidate.error)
         lab.time()
-        entries = [c.entry(lab.threads).to_json() for c in (lab.original, candidate)]
-    return dict(finite({"a": entries[0], "b": entries[1], "quality": entries[1]["quality"]}))
+        rows = [e.to_json() for e in entries((lab.original, candidate), lab.threads)]
+    return dict(finite({"a": rows[0], "b": rows[1], "quality": rows[1]["quality"]}))
 
 
 def bench(
@@ -142,10 +142,8 @@ def bench(
                     title = f"{name} {precision}"
                     lab.attempt(Candidate(title, name, precision, generator, plain=not quantized))
         lab.time()
-        entries = [c.entry(workers).to_json() for c in (lab.original, *lab.candidates)]
-    return dict(
-        finite({"model": model.name, "environment": environment(workers), "entries": entries})
-    )
+        rows = [e.to_json() for e in entries((lab.original, *lab.candidates), workers)]
+    return dict(finite({"model": model.name, "environment": environment(workers), "entries": rows}))
 
 
 def runtime_names(wanted: Sequence[str] | None, *, to_run: bool = True) -> list[str]:

@@ -60,6 +60,7 @@ class Lab:
         self.generator, self.task, self.data = generator, task, data
         self.threads, self.progress = threads, progress
         self.candidates: list[Candidate] = []
+        self.notes: list[str] = []
         self.original = original or Candidate("original", "torch", "fp32", generator, plain=True)
         self.reference: list[Tensor] = []
         self._flat = flat_samples(generator) if task is not None else ()

@@ -33,6 +33,9 @@ _MOST_OFF_DB = 2.0
 _HOPELESS = 2.0
 """Where float and 8 bits both take so many times as long as a float form of another runtime, no
 mix of them will be the fastest."""
+_FAR_BEHIND = 4.0
+"""Where float alone takes so many times as long as that, 8 bits are not tried: a quarter of the
+bytes seldom takes less than a quarter of the time."""
 _ROUNDS = 3
 """How often float and 8 bits are timed in turns; what disturbs one round spares another."""
 
@@ -75,7 +78,7 @@ class Mixed:
     times: Times
     """Empty where the runtime does not tell."""
     tried: tuple[tuple[Plan, Candidate], ...]
-    """In order, all layers in 8 bits first."""
+    """In order, all layers in 8 bits first; nothing where that cannot be the fastest."""
 
 
 def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, careful: bool) -> Mixed:
@@ -91,9 +94,16 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
         careful: try only the plan with the most quality to spare, and no other if it falls short.
     """
     power = asked.lab.power
+    if plain is not None and _lags(asked, [plain], _FAR_BEHIND):
+        assert asked.rival is not None
+        asked.lab.notes.append(
+            f"8 bits were not tried in {runtime}, where float takes more than {_FAR_BEHIND:.0f} "
+            f"times as long as {asked.rival.name}."
+        )
+        return Mixed({}, ())
     bold = uniform(asked.calibrations[asked.main], {}, asked.main, power)
     first = _attempt(asked, runtime, bold)
-    if plain is not None and _hopeless(asked, plain, first):
+    if plain is not None and _lags(asked, [plain, first], _HOPELESS):
         return Mixed({}, ((bold, first),))
     times = _layer_times(asked, plain, first)
     choices = groups(asked.calibrations, {**_guessed(asked, times), **times}, asked.macs)
@@ -118,12 +128,13 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
     return Mixed(times, tuple(tried))
 
 
-def _hopeless(asked: Asked, plain: Candidate, first: Candidate) -> bool:
+def _lags(asked: Asked, made: Sequence[Candidate], times: float) -> bool:
+    """Whether all of them take so many times as long as the rival."""
     rival = asked.rival
     return (
         rival is not None
-        and rival is not plain
-        and all(asked.lab.lags(made, rival, _HOPELESS) for made in (plain, first))
+        and rival not in made
+        and all(asked.lab.lags(one, rival, times) for one in made)
     )
 
 

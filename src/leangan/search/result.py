@@ -20,7 +20,7 @@ from leangan.report.html import write_html
 from leangan.report.json_report import finite, write_json
 from leangan.report.words import headline
 from leangan.search import recipe as recipes
-from leangan.search.candidate import Candidate
+from leangan.search.candidate import Candidate, entries
 from leangan.search.choose import choose
 from leangan.search.lab import Lab
 from leangan.search.pictures import side_by_side
@@ -85,9 +85,10 @@ def write_result(
     command: str | None,
 ) -> Report:
     """Choose, and write everything at once: an interrupted run leaves `out` as it was."""
-    original = lab.original.entry(lab.threads).to_json()
-    entries = [c.entry(lab.threads).to_json() for c in lab.candidates]
-    delivered, best = choose(original, entries, floor)
+    lab.progress("Writing the result")
+    rows = [e.to_json() for e in entries((lab.original, *lab.candidates), lab.threads)]
+    original, tried = rows[0], rows[1:]
+    delivered, best = choose(original, tried, floor)
     written = next((c for c in lab.candidates if best and c.name == best["name"]), None)
     precisions = plan(written) if written is not None else None
     with atomic_folder(out) as folder:
@@ -112,7 +113,7 @@ def write_result(
                 "task": task.name,
                 "environment": environment(lab.threads),
                 "original": original,
-                "candidates": entries,
+                "candidates": tried,
                 "delivered": delivered,
                 "floor": floor,
                 "notes": _notes(lab, written),
@@ -133,7 +134,7 @@ def write_result(
 
 
 def _notes(lab: Lab, written: Candidate | None) -> list[str]:
-    notes = list(lab.data.notes)
+    notes = [*lab.data.notes, *lab.notes]
     if written is not None and written.artifact is not None:
         notes += [f"{written.name}: {line}" for line in runtimes.coverage(written.artifact)]
     offline = perceptual.missing()

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port
 from leangan.graph.observe import Reach
+from leangan.graph.operators import arguments, aten, is_call, only_user
 from leangan.graph.replay import first_tensor
 from leangan.techniques.crop import crop
 from leangan.techniques.layer_code import (
@@ -171,15 +172,25 @@ def _chosen(
         errors = _MeanError(module, chosen)
         for inputs in _cut_inputs(generator, data, _ERROR_INPUTS):
             errors.run(*inputs)
-        # A layer without a bias is followed by a norm, which takes the mean off again.
         shifted = {
             node: [code, replace(code, bias_shift=errors.mean(node))]
-            if len(node.args) > 2 and node.args[2] is not None
+            if _keeps_mean(node)
             else [code]
             for node, code in chosen.items()
         }
         half = len(options) // 2
-        return trials.best(shifted, lambda done: tick(half + done // 2))
+        return trials.best(shifted, lambda done: tick(half + (done + 1) // 2))
+
+
+def _keeps_mean(node: Node) -> bool:
+    """Whether a constant per channel counts; a norm right behind a layer takes it off again.
+
+    A layer without a bias is followed by such a norm.
+    """
+    reader = only_user(node)
+    if reader is not None and is_call(reader, aten.instance_norm):
+        return not arguments(reader)["use_input_stats"]
+    return node.args[2:3] not in ((), (None,))
 
 
 def _fitted(
