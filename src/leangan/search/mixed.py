@@ -36,6 +36,8 @@ mix of them will be the fastest."""
 _FAR_BEHIND = 4.0
 """Where float alone takes so many times as long as that, 8 bits are not tried: a quarter of the
 bytes seldom takes less than a quarter of the time."""
+_LEAST_LOST = 1e-3
+"""Decibels against ground truth below which nothing is aimed."""
 _ROUNDS = 3
 """How often float and 8 bits are timed in turns; what disturbs one round spares another."""
 
@@ -110,7 +112,7 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
     slow = sum(group.options[0].ms for group in choices)
     too_high = _too_high(bold, first, 0.0)
     tried = [(bold, first)]
-    floor_db = max(asked.floor_db, _needed_db(asked, first))
+    floor_db = max(asked.floor_db, _needed_db(asked, plain, first))
     retries = 0 if careful else _RETRIES
     for margin in _MARGINS_DB[-1:] if careful else _MARGINS_DB:
         while True:
@@ -120,7 +122,7 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
             made = _attempt(asked, runtime, plan)
             tried.append((plan, made))
             too_high = _too_high(plan, made, too_high)
-            needed = max(floor_db, _needed_db(asked, made))
+            needed = max(floor_db, _needed_db(asked, plain, made))
             if made.error or not retries or (_seen_db(made) or math.inf) >= needed:
                 break
             floor_db = needed
@@ -213,15 +215,23 @@ def _too_high(plan: Plan, made: Candidate, before: float) -> float:
     return max(-_MOST_OFF_DB, plan.predicted_db - seen)
 
 
-def _needed_db(asked: Asked, made: Candidate) -> float:
+def _needed_db(asked: Asked, plain: Candidate | None, made: Candidate) -> float:
     """The PSNR at which no more is lost against ground truth than may be, by what `made` loses.
 
-    What is lost goes with the power of the noise, as long as both are small.
+    What 8 bits lose goes with the power of their noise, as long as both are small; what the float
+    form loses already (bfloat16, say) stays.
     """
-    seen, lost = _seen_db(made), made.quality.get("psnr_y_lost")
-    if asked.most_lost is None or seen is None or lost is None or lost["mean"] <= asked.most_lost:
+    seen, lost = _seen_db(made), _lost(made)
+    if asked.most_lost is None or seen is None or lost is None or lost <= asked.most_lost:
         return -math.inf
-    return seen + 10 * math.log10(lost["mean"] / max(asked.most_lost, 1e-3))
+    before = max(0.0, (_lost(plain) if plain is not None else None) or 0.0)
+    own, left = (max(x - before, _LEAST_LOST) for x in (lost, asked.most_lost))
+    return seen + 10 * math.log10(own / left)
+
+
+def _lost(candidate: Candidate) -> float | None:
+    found = candidate.quality.get("psnr_y_lost")
+    return None if found is None or found["mean"] is None else float(found["mean"])
 
 
 def _seen_db(candidate: Candidate) -> float | None:
