@@ -14,7 +14,7 @@ from leangan import runtimes, tasks
 from leangan.errors import LeanganError, UsageError
 from leangan.measure.latency import Timing
 from leangan.search import lab as lab_module
-from leangan.search.candidate import Candidate
+from leangan.search.candidate import Candidate, entries
 from leangan.search.lab import Lab
 from leangan.tasks.base import Data, Sample
 
@@ -107,7 +107,7 @@ def test_what_fails_is_kept_and_the_others_go_on(net, broken, monkeypatch):
         fake_times(monkeypatch, original=10.0, sound=4.0, rewritten=5.0)
         lab.time()
         said = {c.name: c.error for c in lab.candidates}
-        lines = {c.name: c.entry(1).to_json() for c in (lab.original, *lab.candidates)}
+        lines = {e.name: e.to_json() for e in entries((lab.original, *lab.candidates), 1)}
         assert len(processes()) == 3  # what failed holds no process
     assert processes() == []
 
