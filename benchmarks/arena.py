@@ -20,6 +20,7 @@ from leangan import runtimes
 from leangan.errors import LeanganError
 from leangan.generator import Generator
 from leangan.measure.latency import Worker
+from leangan.measure.size import file_bytes
 from leangan.report.words import conditions
 from leangan.runtimes.base import Artifact
 from leangan.runtimes.onnx_file import port_names, write_onnx
@@ -175,9 +176,10 @@ def row(candidate: Candidate, metric: str, plain: float) -> str:
     score = candidate.quality[metric]
     speed = candidate.speedup
     share = candidate.int8_share
+    size = file_bytes(candidate.artifact) if candidate.artifact else 0
     return (
         f"| {candidate.name} | {score['mean']:.2f} | {score['worst']:.2f} "
         f"| {f'{speed:.2f}' if speed else ''} | {f'{speed / plain:.2f}' if speed and plain else ''}"
         f" | {'' if share is None else f'{share:.0%}'} "
-        f"| {candidate.entry(1).size_bytes / 1e3:.0f} |"
+        f"| {size / 1e3:.0f} |"
     )
