@@ -107,7 +107,7 @@ def test_what_fails_is_kept_and_the_others_go_on(net, broken, monkeypatch):
         fake_times(monkeypatch, original=10.0, sound=4.0, rewritten=5.0)
         lab.time()
         said = {c.name: c.error for c in lab.candidates}
-        lines = {e.name: e.to_json() for e in entries((lab.original, *lab.candidates), 1)}
+        lines = {e["name"]: e for e in entries((lab.original, *lab.candidates), 1)}
         assert len(processes()) == 3  # what failed holds no process
     assert processes() == []
 

@@ -36,8 +36,10 @@ _VIEWS = frozenset(
     }
 )
 """They share memory with their input, which is harmless where nothing is written."""
-_OF_SIZES = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv})
-"""Python's own, of sizes that are free."""
+_OF_PYTHON = frozenset(
+    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.getitem}
+)
+"""Of sizes that are free, and of what operators with several results put out."""
 
 
 def capture(
@@ -97,7 +99,7 @@ def _stays(node: torch.fx.Node) -> bool:
     """
     if node.op != "call_function":
         return node.op in ("placeholder", "output")
-    if node.target in _VIEWS or node.target in _OF_SIZES or node.target is operator.getitem:
+    if node.target in _VIEWS or node.target in _OF_PYTHON:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False

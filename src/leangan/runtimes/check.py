@@ -151,14 +151,13 @@ def _compare(
         worst = max(worst, float(difference.max()))
         square = float((difference**2).mean())
         db = min(db, -10 * math.log10(square) if square else math.inf)
-    if apart <= ROUNDING:
-        return Agreement(words, worst, db)
-    if precision == "fp32" and not worst <= FP32_TOLERANCE:
+    differs = apart > ROUNDING
+    if differs and precision == "fp32" and not worst <= FP32_TOLERANCE:
         raise LeanganError(
             f"{title} differs from the generator by {worst:.1e} of its range, more than float "
             "rounding explains. Please report this, and choose another runtime."
         )
-    if db < FLOOR_DB:
+    if differs and db < FLOOR_DB:
         raise LeanganError(
             f"{title} agrees with the generator to {db:.1f} dB only, which {precision} does not "
             "explain. Choose another precision or runtime."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,11 +123,12 @@ class Candidate:
         )
 
 
-def entries(candidates: Sequence[Candidate], threads: int) -> list[Entry]:
-    """The lines of the table, in order; zipping takes longest and is done by all threads."""
+def entries(candidates: Sequence[Candidate], threads: int) -> list[dict[str, Any]]:
+    """The ENTRYs of report.json, in order; zipping takes longest and is done by all threads."""
     with ThreadPoolExecutor(threads) as pool:
         zipped = pool.map(lambda c: zipped_bytes(c.artifact) if c.artifact else 0, candidates)
-        return [c.entry(threads, size) for c, size in zip(candidates, zipped, strict=True)]
+        made = [c.entry(threads, size) for c, size in zip(candidates, zipped, strict=True)]
+    return [entry.to_json() for entry in made]
 
 
 def _build(runtime: Runtime, generator: Generator, folder: Path, precision: str) -> Artifact:

@@ -97,7 +97,7 @@ def evaluate(
         if candidate.error:
             raise LeanganError(candidate.error)
         lab.time()
-        rows = [e.to_json() for e in entries((lab.original, candidate), lab.threads)]
+        rows = entries((lab.original, candidate), lab.threads)
     return dict(finite({"a": rows[0], "b": rows[1], "quality": rows[1]["quality"]}))
 
 
@@ -142,7 +142,7 @@ def bench(
                     title = f"{name} {precision}"
                     lab.attempt(Candidate(title, name, precision, generator, plain=not quantized))
         lab.time()
-        rows = [e.to_json() for e in entries((lab.original, *lab.candidates), workers)]
+        rows = entries((lab.original, *lab.candidates), workers)
     return dict(finite({"model": model.name, "environment": environment(workers), "entries": rows}))
 
 

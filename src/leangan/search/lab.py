@@ -119,12 +119,12 @@ class Lab:
         timings = paired([old.worker, new.worker], seconds_budget=seconds, enough=clear)
         return speedup(*timings) >= _HELPS
 
-    def lags(self, slow: Candidate, fast: Candidate, times: float) -> bool:
-        """Whether `slow` takes more than so many times as long, by a few calls; if both run."""
+    def behind(self, slow: Candidate, fast: Candidate) -> float:
+        """How many times as long `slow` takes, by a few calls; 1 when one does not run."""
         if slow.worker is None or fast.worker is None:
-            return False
+            return 1.0
         timings = paired([slow.worker, fast.worker], rounds=3, seconds_budget=3.0)
-        return speedup(*timings) > times
+        return speedup(*timings)
 
     def opened(self, candidate: Candidate) -> Candidate:
         """Built for its speed alone: neither proved nor judged nor kept. The caller closes it."""

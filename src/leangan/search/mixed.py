@@ -96,7 +96,8 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
         careful: try only the plan with the most quality to spare, and no other if it falls short.
     """
     power = asked.lab.power
-    if plain is not None and _lags(asked, [plain], _FAR_BEHIND):
+    behind = _behind(asked, plain)
+    if behind > _FAR_BEHIND:
         assert asked.rival is not None
         asked.lab.notes.append(
             f"8 bits were not tried in {runtime}, where float takes more than {_FAR_BEHIND:.0f} "
@@ -105,7 +106,7 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
         return Mixed({}, ())
     bold = uniform(asked.calibrations[asked.main], {}, asked.main, power)
     first = _attempt(asked, runtime, bold)
-    if plain is not None and _lags(asked, [plain, first], _HOPELESS):
+    if behind > _HOPELESS and _behind(asked, first) > _HOPELESS:
         return Mixed({}, ((bold, first),))
     times = _layer_times(asked, plain, first)
     choices = groups(asked.calibrations, {**_guessed(asked, times), **times}, asked.macs)
@@ -130,12 +131,11 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
     return Mixed(times, tuple(tried))
 
 
-def _lags(asked: Asked, made: Sequence[Candidate], times: float) -> bool:
-    """Whether all of them take so many times as long as the rival."""
-    rival = asked.rival
-    return rival is not None and all(
-        one is not rival and asked.lab.lags(one, rival, times) for one in made
-    )
+def _behind(asked: Asked, made: Candidate | None) -> float:
+    """How many times as long as the rival it takes; 1 where there is nothing to compare."""
+    if asked.rival is None or made is None or made is asked.rival:
+        return 1.0
+    return asked.lab.behind(made, asked.rival)
 
 
 def _attempt(asked: Asked, runtime: str, plan: Plan) -> Candidate:

@@ -86,8 +86,7 @@ def write_result(
 ) -> Report:
     """Choose, and write everything at once: an interrupted run leaves `out` as it was."""
     lab.progress("Writing the result")
-    rows = [e.to_json() for e in entries((lab.original, *lab.candidates), lab.threads)]
-    original, tried = rows[0], rows[1:]
+    original, *tried = entries((lab.original, *lab.candidates), lab.threads)
     delivered, best = choose(original, tried, floor)
     written = next((c for c in lab.candidates if best and c.name == best["name"]), None)
     precisions = plan(written) if written is not None else None
