@@ -31,7 +31,7 @@ from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
 from leangan.search.train import finetune
-from leangan.tasks.base import Data, Sample, Task
+from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
 from leangan.tasks.pictures import flat_samples
 from leangan.techniques.calibrate import calibrate_each
@@ -247,18 +247,18 @@ def _calibrated(
     search: _Search, generator: Generator, precisions: Sequence[str]
 ) -> dict[str, Calibration]:
     """Of all layers, by precision."""
-    samples = _calibration_samples(search)
-    return calibrate_each(
-        generator,
-        [sample.inputs for sample in samples],
-        {word: Scheme().at(word) for word in precisions},
-        names=[sample.name for sample in samples],
-        progress=partial(search.lab.progress, "Calibrating 8 bits"),
-    )
+    schemes = {word: Scheme().at(word) for word in precisions}
+    return calibrate_each(generator, schemes=schemes, **_calibrating(search))
 
 
-def _calibration_samples(search: _Search) -> tuple[Sample, ...]:
-    return (*search.data.calibration, *flat_samples(search.generator))
+def _calibrating(search: _Search) -> dict[str, Any]:
+    """What every calibration is given: inputs, their names, whom to tell."""
+    samples = (*search.data.calibration, *flat_samples(search.generator))
+    return {
+        "data": [sample.inputs for sample in samples],
+        "names": [sample.name for sample in samples],
+        "progress": partial(search.lab.progress, "Calibrating 8 bits"),
+    }
 
 
 def _macs(generator: Generator) -> dict[str, int]:
@@ -292,14 +292,7 @@ def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
         generator = _trained(search, recipe, generator, "coded")
     if recipe.quantize:
         plan = PrecisionPlan(recipe.layers)
-        samples = _calibration_samples(search)
-        calibration = calibrate_plan(
-            generator,
-            [sample.inputs for sample in samples],
-            plan,
-            names=[sample.name for sample in samples],
-            progress=partial(lab.progress, "Calibrating 8 bits"),
-        )
+        calibration = calibrate_plan(generator, plan=plan, **_calibrating(search))
         kept = [name for name in calibration if plan.word(name) == FLOAT]
         generator = quantize(generator, calibration, keep_float=kept)
         generator = _trained(search, recipe, generator, "quantized")

@@ -91,19 +91,19 @@ def calibrate_each(
     """As `calibrate`, by several schemes; the data is run once for those that look at it alike.
 
     Args:
-        generator: see `calibrate`, as are the others.
-        data: see there.
+        generator: float.
+        data: inputs as the generator takes them.
         schemes: by any names.
-        names: of the inputs.
-        seed: see there.
-        progress: see there.
+        names: of the inputs, for the error that one of them may cause.
+        seed: of the positions that fitted rounding looks at.
+        progress: called with (units done, units in all), of all schemes together.
 
     Returns:
-        By the names of the schemes.
+        By the names of the schemes, what `calibrate` returns.
 
     Raises:
-        UsageError: see `calibrate`.
-        LeanganError: see `calibrate`.
+        UsageError: no data.
+        LeanganError: as `calibrate`.
     """
     if not data:
         raise UsageError("Calibration needs at least one input; the data is empty.")
@@ -133,12 +133,8 @@ def calibrate_each(
             watch = _Watch(module, seen, layers.values())
             for number, inputs in enumerate(data, 1):
                 watch.only_reach = bool(unseen) and number % _TRIED == 0
-                if not bool(torch.isfinite(first_tensor(watch.run(*inputs))).all()):
-                    name = names[number - 1] if names else f"input {number}"
-                    raise LeanganError(
-                        f"{generator.name}, still in float, puts out NaN or Inf for {name}; check "
-                        "that file and the weights."
-                    )
+                name = names[number - 1] if names else f"input {number}"
+                _check_finite(generator, name, first_tensor(watch.run(*inputs)))
                 tick(number)
         done += len(data)
         trials = trials or Trials(
@@ -151,6 +147,14 @@ def calibrate_each(
                 codes = {n: replace(chosen[x], reach=watch.reach[x]) for n, x in layers.items()}
                 found[word] = _fitted(generator, data, scheme, layers, codes, trials, seed)
     return {word: found[word] for word in schemes}
+
+
+def _check_finite(generator: Generator, name: str, output: Tensor) -> None:
+    if not bool(torch.isfinite(output).all()):
+        raise LeanganError(
+            f"{generator.name}, still in float, puts out NaN or Inf for {name}; check that file "
+            "and the weights."
+        )
 
 
 def _chosen(
