@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from leangan.errors import LeanganError
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
 from leangan.graph.doors import DOOR_REWRITES
@@ -19,20 +20,23 @@ class Lab:
     """Tells what it was told: milliseconds by the rewrites in a candidate's history."""
 
     def __init__(self, times):
-        self.times, self.tried = times, []
+        self.times, self.tried, self.candidates, self.notes = times, [], [], []
 
     def progress(self, message, done=None, total=None):
         pass
 
     def attempt(self, candidate):
-        self.tried.append(self.rewrites(candidate))
+        return candidate
+
+    def admit(self, candidate):
+        self.candidates.append(candidate)
         return candidate
 
     def pays(self, new, old):
         return self.times[self.rewrites(old)] / self.times[self.rewrites(new)] >= 1.02
 
     def opened(self, candidate):
-        assert self.rewrites(candidate)[-1] == "quantize_linear"
+        self.tried.append(self.rewrites(candidate))
         return candidate
 
     def rewrites(self, candidate):
@@ -62,6 +66,24 @@ def test_the_faster_alternative_is_kept(phases, shuffle, kept):
     generator = rewrites_that_pay(lab, start).generator
     assert tuple(step.name for step in generator.history) == kept
     assert lab.tried == [PHASES, SHUFFLE]
+    rejected = {PHASES[0], SHUFFLE[0]} - set(kept)
+    assert [name in lab.notes[0] for name in sorted(rejected)] == [True] * len(rejected)
+    assert not any(name in note for name in kept[:1] for note in lab.notes)
+
+
+def test_what_is_not_faster_is_not_judged():
+    lab = Lab({(): 10.0, PHASES: 11.0, SHUFFLE: 5.0})
+    rewrites_that_pay(lab, plain(nn.ConvTranspose2d(3, 2, 4, 2, 1)))
+    assert [lab.rewrites(c) for c in lab.candidates] == [SHUFFLE]
+
+
+def test_a_rewrite_that_cannot_be_opened_is_shown_as_failed():
+    lab = Lab({(): 10.0})
+    lab.pays = lambda new, old: False
+    lab.opened = lambda candidate: candidate.fail(LeanganError("no")) or candidate
+    start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1))
+    assert rewrites_that_pay(lab, start) is start
+    assert {c.error for c in lab.candidates} == {"no"}
 
 
 def test_what_the_first_alternative_leaves_goes_to_the_second():
@@ -78,7 +100,6 @@ def test_what_the_first_alternative_leaves_goes_to_the_second():
 def test_a_rewrite_that_costs_time_in_8_bits_is_taken_back_there(slow, kept):
     done = ("quantize_linear",)
     lab = Lab({done: 10.0, (*PHASES, *done): slow})
-    lab.candidates = []
     start = plain(nn.ConvTranspose2d(3, 2, 4, 2, 1))
     best = Candidate("best", "openvino", "fp32", DOOR_REWRITES[PHASES[0]](start.generator))
     base = base_for_8_bits(lab, start.generator, best)
@@ -96,7 +117,6 @@ def test_sums_of_joined_maps_stay_in_float():
             return self.last(torch.cat([x, self.first(x)], 1))
 
     lab = Lab({})
-    lab.candidates = []
     start = plain(Joined())
     best = Candidate("best", "openvino", "fp32", DOOR_REWRITES["joins-as-sums"](start.generator))
     assert lab.rewrites(base_for_8_bits(lab, start.generator, best)) == ()

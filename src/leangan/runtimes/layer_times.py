@@ -9,7 +9,7 @@ from time import perf_counter
 
 RUNS = 9
 """Runs that are looked at; a node takes the median over them."""
-SECONDS = 3.0
+SECONDS = 1.5
 """No run is begun after that long: slow networks are looked at less often."""
 
 

@@ -48,8 +48,8 @@ class Candidate:
     slower_than_float: bool = False
     error: str | None = None
 
-    def build(self, folder: Path, threads: int, *, prove: bool = True) -> None:
-        """Write the files, open them in a fresh process, and `prove` them at three sizes.
+    def build(self, folder: Path, threads: int) -> None:
+        """Write the files and open them in a fresh process.
 
         A candidate that fails is kept as one that failed, with the reason.
         """
@@ -60,8 +60,15 @@ class Candidate:
                 runtime = runtimes.get(self.runtime)
                 self.artifact = _build(runtime, self.generator, place, self.precision)
             self.worker = Worker(self.artifact, threads)
-            if prove:
-                agree(self.generator, self.artifact, self.worker)
+        except LeanganError as error:
+            self.fail(error)
+
+    def prove(self) -> None:
+        """Compare what was built with its generator, at three sizes."""
+        if self.worker is None or self.artifact is None:
+            return
+        try:
+            agree(self.generator, self.artifact, self.worker)
         except LeanganError as error:
             self.fail(error)
 

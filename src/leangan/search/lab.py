@@ -103,6 +103,16 @@ class Lab:
         self.progress(f"Trying {candidate.name}")
         self.candidates.append(candidate)
         candidate.build(Path(self._folder.name), self.threads)
+        return self._admitted(candidate)
+
+    def admit(self, candidate: Candidate) -> Candidate:
+        """Prove and judge one that was opened for its speed; it is kept, also when it fails."""
+        self.progress(f"Trying {candidate.name}")
+        self.candidates.append(candidate)
+        return self._admitted(candidate)
+
+    def _admitted(self, candidate: Candidate) -> Candidate:
+        candidate.prove()
         self._run(candidate)
         self._judge(candidate)
         return candidate
@@ -128,7 +138,7 @@ class Lab:
 
     def opened(self, candidate: Candidate) -> Candidate:
         """Built for its speed alone: neither proved nor judged nor kept. The caller closes it."""
-        candidate.build(Path(self._folder.name), self.threads, prove=False)
+        candidate.build(Path(self._folder.name), self.threads)
         candidate.run((), (), self.generator.example())
         return candidate
 
@@ -177,6 +187,7 @@ class Lab:
     def _run_original(self) -> None:
         self.progress("Running the original")
         self.original.build(Path(self._folder.name), self.threads)
+        self.original.prove()
         self._run(self.original)
         if self.original.error is not None:
             raise LeanganError(self.original.error)

@@ -30,12 +30,9 @@ _WORTH = 0.93
 it is within 5% of the fastest, and a mix has changes of form that its layers alone do not show."""
 _MOST_OFF_DB = 2.0
 """Predictions that were too low are believed to be so by this at most."""
-_HOPELESS = 2.0
-"""Where float and 8 bits both take so many times as long as a float form of another runtime, no
-mix of them will be the fastest."""
-_FAR_BEHIND = 4.0
-"""Where float alone takes so many times as long as that, 8 bits are not tried: a quarter of the
-bytes seldom takes less than a quarter of the time."""
+_FAR_BEHIND = 2.0
+"""Where float takes so many times as long as a float form of another runtime, 8 bits are not
+tried: they would have to halve the time to be as fast as what the other does in float."""
 _LEAST_LOST = 1e-3
 """Decibels against ground truth below which nothing is aimed."""
 _ROUNDS = 3
@@ -106,8 +103,6 @@ def attempt_mixed(asked: Asked, plain: Candidate | None, runtime: str, *, carefu
         return Mixed({}, ())
     bold = uniform(asked.calibrations[asked.main], {}, asked.main, power)
     first = _attempt(asked, runtime, bold)
-    if behind > _HOPELESS and _behind(asked, first) > _HOPELESS:
-        return Mixed({}, ((bold, first),))
     times = _layer_times(asked, plain, first)
     choices = groups(asked.calibrations, {**_guessed(asked, times), **times}, asked.macs)
     slow = sum(group.options[0].ms for group in choices)

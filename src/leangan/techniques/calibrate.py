@@ -28,7 +28,7 @@ from leangan.techniques.ranges import RangeObserver
 from leangan.techniques.round_feedback import round_feedback
 from leangan.techniques.round_learned import round_learned
 from leangan.techniques.scheme import Scheme
-from leangan.techniques.trials import Trials
+from leangan.techniques.trials import LAYER_MACS, Trials
 
 _ROUGH = Scheme(range="minmax", equalize=False)
 """Numbers say nothing of the speed of 8 bits: the quickest to find will do to time a form."""
@@ -183,7 +183,7 @@ def _chosen(
             for node, code in chosen.items()
         }
         half = len(options) // 2
-        return trials.best(shifted, lambda done: tick(half + (done + 1) // 2))
+        return trials.best(shifted, lambda done: tick(half + (done + 1) // 2), budget=LAYER_MACS)
 
 
 def _keeps_mean(node: Node) -> bool:
@@ -212,7 +212,8 @@ def _fitted(
     fit = round_feedback if scheme.rounding == "feedback" else round_learned
     found = dict(fit(generator, codes, data, seed=seed))
     with torch.no_grad():
-        measured = trials.best({node: [found[name]] for name, node in layers.items()})
+        single = {node: [found[name]] for name, node in layers.items()}
+        measured = trials.best(single, budget=LAYER_MACS)
     return {name: measured[node] for name, node in layers.items()}
 
 
