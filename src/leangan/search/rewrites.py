@@ -28,7 +28,7 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
     """
     best, kept = plain, tuple[str, ...]()
     bases = {}
-    timed = []
+    slower, paid = [], set()
     for name, rewrite in DOOR_REWRITES.items():
         lab.progress(f"Rewriting: {name}")
         bases[name] = best, kept
@@ -44,7 +44,6 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
                 made = DOOR_REWRITES[then](made)
                 names = (*(n for n in names if n != then), then)
             candidate = _float(plain, made)
-            timed.append(name)
             lab.progress(f"Timing {candidate.name}")
             with ExitStack() as stack:
                 stack.callback(candidate.close)
@@ -52,11 +51,14 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
                 if pays or candidate.error:
                     stack.pop_all()
                     lab.admit(candidate)
-            if pays and not candidate.error:
+            if not pays:
+                slower.append(name)
+            elif not candidate.error:
                 best, kept = candidate, names
-    if others := [name for name in dict.fromkeys(timed) if name not in kept]:
+                paid.add(name)
+    if never := [name for name in dict.fromkeys(slower) if name not in paid]:
         lab.notes.append(
-            f"Exact rewrites with which {plain.runtime} was not faster here: {', '.join(others)}."
+            f"Exact rewrites with which {plain.runtime} was not faster here: {', '.join(never)}."
         )
     return best
 

@@ -33,7 +33,8 @@ class SuperResolution:
 
     name = "super-resolution"
     summary = "image to a larger image; --data is a folder of full-resolution pictures"
-    floor = "psnr>=40,psnr_y_lost<=0.1"
+    # Noise at 40 dB alone costs a network that is 27 dB from the truth 0.2 dB.
+    floor = "psnr>=40,psnr_y_lost<=0.2"
     losses: Mapping[str, float] | None = None
 
     def matches(self, generator: Generator) -> bool:
