@@ -23,6 +23,7 @@ from leangan.runtimes.litert_file import (
     outside_int8,
     pack,
     ports,
+    tidy,
     unpack,
 )
 from leangan.runtimes.litert_ports import byte_ports
@@ -83,6 +84,7 @@ class LiteRT:
             if not generator.quantized:
                 raise LeanganError(f"{generator.name} is float; quantize it before {_BYTES}.")
             byte_ports(model, generator.signature.inputs, generator.signature.outputs)
+        tidy(model)
         with atomic(folder / _MODEL) as temporary:
             temporary.write_bytes(pack(model))
         return Artifact(self.name, precision, (folder / _MODEL,))
@@ -111,8 +113,10 @@ def to_tflite(generator: Generator) -> bytes:
     from leangan.graph.conv1d import conv1d_as_2d
     from leangan.graph.plain_transposed import plain_transposed
     from leangan.graph.spelled_norms import spell_norms
-    from leangan.runtimes.litert_fuse import fuse_activations, fuse_shuffles
+    from leangan.runtimes.litert_activations import fuse_activations
+    from leangan.runtimes.litert_fuse import fuse_shuffles
     from leangan.runtimes.litert_integer import complete
+    from leangan.runtimes.litert_slices import fuse_slices
 
     plain = plain_transposed(conv1d_as_2d(generator))
     quantized = plain.quantized
@@ -124,6 +128,7 @@ def to_tflite(generator: Generator) -> bytes:
         fuse_transposed(model, transposed_kernels(plain))
     fuse_activations(model)
     fuse_shuffles(model)
+    fuse_slices(model)
     return pack(model)
 
 

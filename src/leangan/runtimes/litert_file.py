@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from leangan.runtimes.base import counted
 
 _TYPES = {"int8": "INT8", "int32": "INT32", "float16": "FLOAT16", "float32": "FLOAT32"}
 """What the format calls numpy's kinds."""
+_FOR_CONVERTER = "keep_stablehlo_constant"
+"""Metadata that no interpreter reads."""
 _LARGE = 1024
 """Constants of up to this many elements stay float32: they weigh nothing."""
 _ON_GPU = frozenset(
@@ -234,3 +237,72 @@ def drop_unread(model: Any) -> None:
     for place, buffer in enumerate(model.buffers):
         if place not in kept:
             buffer.data = None
+
+
+def tidy(model: Any) -> None:
+    """Keep equal constants once, leave out what nothing reads, and call values shortly.
+
+    The converter calls them by the classes and paths of its modules and by its own functions.
+    """
+    graph = model.subgraphs[0]
+    first: dict[tuple[int, tuple[int, ...], bytes], int] = {}
+    same = list(range(len(graph.tensors)))
+    for place, tensor in enumerate(graph.tensors):
+        data, rounded = model.buffers[tensor.buffer].data, tensor.quantization
+        if data is not None and len(data) and (rounded is None or not _scales(rounded)):
+            key = (tensor.type, tuple(int(n) for n in tensor.shape), bytes(data))
+            same[place] = first.setdefault(key, place)
+    for op in graph.operators:
+        op.inputs = [same[i] if i >= 0 else -1 for i in op.inputs]
+    graph.outputs = [same[i] for i in graph.outputs]
+    ends = {int(i) for i in [*graph.inputs, *graph.outputs]}
+    used = ends | {int(i) for op in graph.operators for i in [*op.inputs, *op.outputs] if i >= 0}
+    for place in used - ends:
+        graph.tensors[place].name = _short(_text(graph.tensors[place].name))
+    _keep_tensors(model, sorted(used), same)
+    _keep_kinds(model)
+    model.metadata = [m for m in model.metadata or () if _text(m.name) != _FOR_CONVERTER]
+    _keep_buffers(model)
+
+
+def _scales(rounded: Any) -> int:
+    return 0 if rounded.scale is None else len(rounded.scale)
+
+
+def _short(name: str) -> str:
+    return "" if "<locals>" in name else re.sub(r"^.*[./]", "", name).rstrip(";")
+
+
+def _keep_tensors(model: Any, kept: Sequence[int], same: Sequence[int]) -> None:
+    graph = model.subgraphs[0]
+    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    graph.tensors = [graph.tensors[i] for i in kept]
+    graph.inputs = [place[i] for i in graph.inputs]
+    graph.outputs = [place[i] for i in graph.outputs]
+    for op in graph.operators:
+        op.inputs = [place[i] for i in op.inputs]
+        op.outputs = [place[i] for i in op.outputs]
+    for signature in model.signatureDefs:
+        for port in [*signature.inputs, *signature.outputs]:
+            port.tensorIndex = place[same[port.tensorIndex]]
+
+
+def _keep_kinds(model: Any) -> None:
+    used = sorted({op.opcodeIndex for op in model.subgraphs[0].operators})
+    model.operatorCodes = [model.operatorCodes[i] for i in used]
+    for op in model.subgraphs[0].operators:
+        op.opcodeIndex = used.index(op.opcodeIndex)
+
+
+def _keep_buffers(model: Any) -> None:
+    """Those with data that something refers to, behind the empty one that all others share."""
+    readers = [*model.subgraphs[0].tensors, *(model.metadata or ())]
+    for reader in readers:
+        data = model.buffers[reader.buffer].data
+        if data is None or not len(data):
+            reader.buffer = 0
+    kept = sorted({0, *(reader.buffer for reader in readers)})
+    place = {old: new for new, old in enumerate(kept)}
+    model.buffers = [model.buffers[i] for i in kept]
+    for reader in readers:
+        reader.buffer = place[reader.buffer]

@@ -1,4 +1,4 @@
-"""Single operators where LiteRT's converter writes several: leaky ReLU, PReLU, pixel shuffle.
+"""One operator for a pixel shuffle or unshuffle, where LiteRT's converter writes seven.
 
 Its own steps for one pixel shuffle are four transpositions and three reshapings, each a copy of
 the whole picture. As one DEPTH_TO_SPACE it is one copy, and phones' delegates take it.
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from leangan.runtimes.litert_file import add_constant, constant, drop_unread, kind_of, operator_code
+from leangan.runtimes.litert_file import add_constant, constant, drop_unread
+from leangan.runtimes.litert_graph import File, operator
 
 _MOVES = ("RESHAPE", "TRANSPOSE")
 _ALONE = ("DEQUANTIZE", "LEAKY_RELU", "LOGISTIC", "QUANTIZE", "RELU", "TANH")
@@ -25,93 +26,6 @@ _LAYOUTS = (_NHWC, _FROM_NCHW)
 
 _Change = tuple[Any, int, int]
 """An operator, which of its inputs is a constant by channels, and their axis in it."""
-
-
-class _File:
-    """The operators of a file, and who makes and reads which tensor."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.graph = model.subgraphs[0]
-        self.index()
-
-    def index(self) -> None:
-        """Note makers and readers anew, after a change."""
-        self.makers = {int(out): op for op in self.graph.operators for out in op.outputs}
-        self.computed = {*self.makers, *map(int, self.graph.inputs)}
-        self.readers: dict[int, list[Any]] = {int(out): [] for out in self.graph.outputs}
-        for op in self.graph.operators:
-            for tensor in {int(i) for i in op.inputs}:
-                self.readers.setdefault(tensor, []).append(op)
-
-    def kind(self, op: Any) -> str:
-        return kind_of(self.model, op) if op is not None else ""
-
-    def shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(int(n) for n in self.graph.tensors[tensor].shape)
-
-    def maker(self, tensor: int) -> Any:
-        """What computes a tensor that nothing but one operator reads; else None."""
-        if len(self.readers.get(tensor, ())) != 1 or tensor in map(int, self.graph.outputs):
-            return None
-        return self.makers.get(tensor)
-
-    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
-        """Put operators in the place of others, where the last of those stood."""
-        place = max(i for i, op in enumerate(self.graph.operators) if any(op is o for o in old))
-        listed = list(self.graph.operators)
-        listed[place + 1 : place + 1] = new
-        self.graph.operators = [op for op in listed if not any(op is o for o in old)]
-        self.index()
-
-
-def fuse_activations(model: Any) -> int:
-    """Write RELU(x) - a * RELU(-x) as LEAKY_RELU, or as PRELU where `a` differs by channel.
-
-    Args:
-        model: of `litert_file.unpack`; changed in place.
-
-    Returns:
-        The number of activations.
-    """
-    file, count = _File(model), 0
-    for last in list(file.graph.operators):
-        if file.kind(last) != "SUB" or last.builtinOptions.fusedActivationFunction:
-            continue
-        up, down = (file.maker(int(i)) for i in last.inputs)
-        if file.kind(up) != "RELU" or file.kind(down) != "MUL":
-            continue
-        below, slope = _with_constant(file, down)
-        flip = file.maker(below)
-        if slope is None or file.kind(flip) != "MUL":
-            continue
-        x, minus = _with_constant(file, flip)
-        rectified = flip.builtinOptions.fusedActivationFunction == 1  # RELU
-        if x != int(up.inputs[0]) or minus is None or not np.all(minus == -1) or not rectified:
-            continue
-        if down.builtinOptions.fusedActivationFunction or slope.size not in (1, file.shape(x)[-1]):
-            continue
-        out = int(last.outputs[0])
-        if slope.size == 1:
-            alpha = float(slope.item())
-            new = _operator(file, "LEAKY_RELU", 1, [x], out, "LeakyReluOptions", alpha=alpha)
-        elif slope.shape[-1] == slope.size:
-            laid = slope.reshape(*[1] * (len(file.shape(x)) - 2), -1)
-            stored = add_constant(model, f"slopes_{count}", laid)
-            new = _operator(file, "PRELU", 1, [x, stored], out)
-        else:
-            continue
-        file.replace((up, flip, down, last), (new,))
-        count += 1
-    drop_unread(model)
-    return count
-
-
-def _with_constant(file: _File, op: Any) -> tuple[int, np.ndarray | None]:
-    """The computed input of an operator of two, and its float constant."""
-    first, second = (int(i) for i in op.inputs)
-    value = constant(file.model, second)
-    return (first, value) if value is not None else (second, constant(file.model, first))
 
 
 def fuse_shuffles(model: Any) -> int:
@@ -127,7 +41,7 @@ def fuse_shuffles(model: Any) -> int:
     Returns:
         The number of shuffles.
     """
-    file, count = _File(model), 0
+    file, count = File(model), 0
     for op in list(file.graph.operators):
         chain = _chain(file, op)
         while len(chain) > 1 and not _fuse(file, chain):
@@ -137,7 +51,7 @@ def fuse_shuffles(model: Any) -> int:
     return count
 
 
-def _chain(file: _File, op: Any) -> list[Any]:
+def _chain(file: File, op: Any) -> list[Any]:
     """The operators from `op` on that only move values, one after the other."""
     chain: list[Any] = []
     while any(op is o for o in file.graph.operators) and file.kind(op) in _MOVES:
@@ -149,7 +63,7 @@ def _chain(file: _File, op: Any) -> list[Any]:
     return chain
 
 
-def _fuse(file: _File, chain: Sequence[Any]) -> bool:
+def _fuse(file: File, chain: Sequence[Any]) -> bool:
     start, end = int(chain[0].inputs[0]), int(chain[-1].outputs[0])
     if len(file.shape(start)) != 4 or len(file.shape(end)) != 4:
         return False
@@ -175,7 +89,7 @@ def _fuse(file: _File, chain: Sequence[Any]) -> bool:
 
 
 def _shuffle(
-    file: _File,
+    file: File,
     kind: str,
     rate: int,
     begin: tuple[int, tuple[int, ...]],
@@ -201,48 +115,25 @@ def _shuffle(
         x = inner
     out = y if last == _NHWC else _tensor_like(file, y, after.shape)
     # The second version has 8 bits as well.
-    made.append(_operator(file, kind, 2, [x], out, options, blockSize=rate))
+    made.append(operator(file, kind, 2, [x], out, options, blockSize=rate))
     if out != y:
         made.append(_transpose(file, out, y, np.argsort(last)))
     return made
 
 
-def _operator(
-    file: _File,
-    kind: str,
-    version: int,
-    inputs: Sequence[int],
-    output: int,
-    options: str = "",
-    **values: float,
-) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    op = schema.OperatorT()
-    number = getattr(schema.BuiltinOperator, kind)
-    op.opcodeIndex = operator_code(file.model, number, version)
-    op.inputs, op.outputs = list(inputs), [output]
-    if options:
-        op.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-        op.builtinOptions = getattr(schema, f"{options}T")()
-        for name, value in values.items():
-            setattr(op.builtinOptions, name, value)
-    return op
-
-
-def _transpose(file: _File, x: int, y: int, axes: np.ndarray) -> Any:
+def _transpose(file: File, x: int, y: int, axes: np.ndarray) -> Any:
     stored = add_constant(file.model, f"axes_of_{y}", axes.astype(np.int32))
-    return _operator(file, "TRANSPOSE", 1, [x, stored], y)
+    return operator(file, "TRANSPOSE", 1, [x, stored], y)
 
 
-def _tensor_like(file: _File, tensor: int, shape: Sequence[int]) -> int:
+def _tensor_like(file: File, tensor: int, shape: Sequence[int]) -> int:
     made = copy.deepcopy(file.graph.tensors[tensor])
     made.name, made.shape, made.shapeSignature = f"{tensor}_laid", list(shape), None
     file.graph.tensors.append(made)
     return len(file.graph.tensors) - 1
 
 
-def _moved(file: _File, values: np.ndarray, chain: Sequence[Any]) -> np.ndarray:
+def _moved(file: File, values: np.ndarray, chain: Sequence[Any]) -> np.ndarray:
     """What a chain makes of values."""
     for op in chain:
         if file.kind(op) == "TRANSPOSE":
@@ -273,7 +164,7 @@ def _same(order: np.ndarray) -> bool:
     return np.array_equal(order, np.arange(len(order)))
 
 
-def _reorder_before(file: _File, tensor: int, order: np.ndarray) -> bool:
+def _reorder_before(file: File, tensor: int, order: np.ndarray) -> bool:
     """Make the channels of a computed tensor come in another order, if convolutions can."""
     changes: list[_Change] = []
     waiting = [tensor]
@@ -293,7 +184,7 @@ def _reorder_before(file: _File, tensor: int, order: np.ndarray) -> bool:
     return _reordered(file, changes, order)
 
 
-def _reorder_after(file: _File, tensor: int, order: np.ndarray) -> bool:
+def _reorder_after(file: File, tensor: int, order: np.ndarray) -> bool:
     """Make whoever reads a computed tensor read its channels in another order."""
     changes: list[_Change] = []
     waiting = [tensor]
@@ -313,7 +204,7 @@ def _reorder_after(file: _File, tensor: int, order: np.ndarray) -> bool:
     return _reordered(file, changes, order)
 
 
-def _read(file: _File, op: Any) -> tuple[list[int], list[_Change]]:
+def _read(file: File, op: Any) -> tuple[list[int], list[_Change]]:
     """The computed inputs of an operator, and its constants that are not a single number."""
     computed = [int(i) for i in op.inputs if int(i) in file.computed]
     constants = [
@@ -324,7 +215,7 @@ def _read(file: _File, op: Any) -> tuple[list[int], list[_Change]]:
     return computed, constants
 
 
-def _reordered(file: _File, changes: Sequence[tuple[Any, int, int]], order: np.ndarray) -> bool:
+def _reordered(file: File, changes: Sequence[tuple[Any, int, int]], order: np.ndarray) -> bool:
     """Give operators copies of their constants, and of their scales, in another order."""
     values = [_stored(file.model, int(op.inputs[k])) for op, k, _ in changes]
     if any(

@@ -37,6 +37,13 @@ that 8 bits are put up with. CycleGAN's transposed convolutions lie at 19 and 26
 10: in 8 bits those two alone take it from 38 to 32 dB."""
 _LEAST = 1e-3
 """Smallest range of a channel, as a share of the widest."""
+_STORED = 36
+"""Bytes that the format holds per output of a linear layer: scales and zero points, in 64 bits, of
+the weight and of the bias, the bias, and two factors."""
+_MUCH = 0.05
+"""The share of all weights above which that is too much, and one step for all outputs taken."""
+_WEIGHT_DB = 30.0
+"""The least that the weights' power must lie above the noise of that one step."""
 _LIMITS: dict[Any, tuple[float, float]] = {
     aten.relu: (0.0, torch.inf),
     aten.tanh: (-4.0, 4.0),
@@ -59,11 +66,17 @@ def complete(generator: Generator) -> Generator:
     _drop_16_bits(module)
     layers = [layer for node in module.graph.nodes if (layer := integer_layer(module, node))]
     bounds = output_bounds(generator, module, layers)
+    whole = sum(layer.codes.numel() for layer in layers)
     left_float = []
     for layer in layers:
         factors = _take_factors(module, layer.node)
+        reach = bounds[layer.node].times(factors).widest()
+        alike = reach.crest <= _CREST and _has_many_outputs(layer, factors, whole)
         if _rounded_next(layer.node):
-            _write_weight(module, layer, factors)
+            _write_weight(module, layer, factors, alike=alike)
+        elif alike:
+            _round_alike(module, layer.node, float(reach.high))
+            _write_weight(module, layer, factors, alike=True)
         elif bounds[layer.node].crest <= _CREST:
             divisors = _round_output(module, layer.node, bounds[layer.node].times(factors))
             _write_weight(module, layer, factors / divisors)
@@ -85,10 +98,43 @@ def _rounded_next(node: Node) -> bool:
     return is_call(user, _q.quantize_per_tensor)
 
 
+def _has_many_outputs(layer: IntegerLayer, factors: Tensor, whole: int) -> bool:
+    """Whether one step for all outputs saves much of the file and costs the weights little.
+
+    What projects a latent to a map has ten thousand outputs of a hundred weights each.
+
+    Args:
+        layer: any.
+        factors: see `_take_factors`.
+        whole: weights of all layers.
+    """
+    if not is_call(layer.node, aten.linear) or layer.axis != 0:
+        return False
+    outputs = layer.codes.shape[0]
+    if _STORED * outputs < max(_MUCH * whole, layer.codes.numel() / 4):
+        return False
+    scales = layer.scales * factors
+    power = (layer.codes.float().square().mean(1) * scales.square()).mean()
+    return bool(power > 10 ** (_WEIGHT_DB / 10) * scales.max() ** 2 / 12)
+
+
+def _round_alike(module: GraphModule, node: Node, reach: float) -> Node:
+    """Round what a layer puts out over [-reach, reach], all channels alike; what reads then."""
+    graph = module.graph
+    numbers = (reach / 127, 0, -128, 127, torch.int8)
+    with graph.inserting_after(node):
+        code = graph.call_function(_q.quantize_per_tensor.default, (node, *numbers))
+    with graph.inserting_after(code):
+        back = graph.call_function(_q.dequantize_per_tensor.default, (code, *numbers))
+    node.replace_all_uses_with(back, delete_user_cb=lambda reader: reader is not code)
+    return back
+
+
 def _take_factors(module: GraphModule, node: Node) -> Tensor:
     """Take the factors that bring the next layer's channels to like ranges off the graph.
 
-    conv -> relu -> mul(factors) -> quantize   becomes   conv * factors -> relu -> quantize
+    conv -> crop -> relu -> mul(factors) -> quantize
+    becomes   conv * factors -> crop -> relu -> quantize
 
     Returns:
         Those factors, which belong into the layer's weight and are in its bias already; ones
@@ -97,6 +143,8 @@ def _take_factors(module: GraphModule, node: Node) -> Tensor:
     shape = channel_shape(node, node.meta["val"])
     ones = torch.ones(node.meta["val"].shape[shape.index(-1)])
     user = only_user(node)
+    while user and is_call(user, aten.slice) and arguments(user)["dim"] != shape.index(-1):
+        user = only_user(user)
     if user is not None and is_call(user, aten.relu, aten.leaky_relu, aten.prelu):
         user = only_user(user)
     if user is None or not is_call(user, aten.mul):
@@ -120,18 +168,13 @@ def _round_output(module: GraphModule, node: Node, bounds: Bounds) -> Tensor:
     Returns:
         float32 [out channels]: what each channel is divided by before it is rounded.
     """
-    graph, user = module.graph, only_user(node)
+    user = only_user(node)
     limits = _LIMITS.get(getattr(getattr(user, "target", None), "overloadpacket", None))
     low, high = (b if limits is None else b.clamp(*limits) for b in (bounds.low, bounds.high))
     middle, half = (low + high) / 2, (high - low) / 2
     half = half.clamp(min=max(float(half.max()) * _LEAST, 1e-12))
     _set_bias(module, node, middle, half)
-    numbers = (1 / 127, 0, -128, 127, torch.int8)
-    with graph.inserting_after(node):
-        code = graph.call_function(_q.quantize_per_tensor.default, (node, *numbers))
-    with graph.inserting_after(code):
-        back = graph.call_function(_q.dequantize_per_tensor.default, (code, *numbers))
-    node.replace_all_uses_with(back, delete_user_cb=lambda reader: reader is not code)
+    back = _round_alike(module, node, 1.0)
     shape = channel_shape(node, node.meta["val"])
     if user is not None and is_own_norm(user):
         spell_norm(module, user, arguments(user)["eps"] / half.reshape(shape).square())
@@ -141,8 +184,8 @@ def _round_output(module: GraphModule, node: Node, bounds: Bounds) -> Tensor:
         path = free_path(module, f"{node.name}_output")
         after = y.next
         constant = new_tensor_node(module, after, path, vector.reshape(shape), learned=False)
-        with graph.inserting_before(after):
-            y = graph.call_function(operator, (y, constant))
+        with module.graph.inserting_before(after):
+            y = module.graph.call_function(operator, (y, constant))
     for reader in readers:
         reader.replace_input_with(back, y)
     return half
@@ -161,12 +204,17 @@ def _set_bias(module: GraphModule, node: Node, middle: Tensor, half: Tensor) -> 
 
 
 def _write_weight(
-    module: GraphModule, layer: IntegerLayer, factors: Tensor, *, rounded: bool = True
+    module: GraphModule,
+    layer: IntegerLayer,
+    factors: Tensor,
+    *,
+    rounded: bool = True,
+    alike: bool = False,
 ) -> None:
     """The float weight times factors per output channel, and its rounding in the graph.
 
-    The converter makes codes of that again; it does not understand stored ones.
-
+    The converter makes codes of that again; it does not understand stored ones. With one step for
+    all outputs `alike` they are others than before.
     """
     node, scales = layer.node, layer.scales * factors
     beside = [1] * layer.codes.dim()
@@ -174,7 +222,12 @@ def _write_weight(
     path = str(codes_behind(node.args[1]).target).removesuffix("_int8")
     made = layer.codes * scales.reshape(beside)
     weight = new_tensor_node(module, node, free_path(module, path), made)
-    if rounded:
+    if alike:
+        step = (float(scales.max()), 0, -127, 127, torch.int8)
+        with module.graph.inserting_before(node):
+            code = module.graph.call_function(_q.quantize_per_tensor.default, (weight, *step))
+            weight = module.graph.call_function(_q.dequantize_per_tensor.default, (code, *step))
+    elif rounded:
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         name = free_path(module, f"{path}_scale")
         scale = new_tensor_node(module, node, name, scales, learned=False)

@@ -52,6 +52,11 @@ class Bounds:
         """The half of the range as a multiple of the deviation, in the median over channels."""
         return float(((self.high - self.low) / 2 / self.deviation).nanmedian())
 
+    def widest(self) -> Bounds:
+        """One range for all channels, around 0."""
+        reach = torch.maximum(self.high, -self.low).max().reshape(1)
+        return Bounds(-reach, reach, self.deviation.square().mean().sqrt().reshape(1))
+
     def times(self, factors: Tensor) -> Bounds:
         """Of the output times positive factors per channel."""
         return Bounds(self.low * factors, self.high * factors, self.deviation * factors)
