@@ -164,6 +164,8 @@ def test_bench_prints_a_table(pipeline, capfd):
     assert main(["bench", "a", "--on", "openvino"]) == 0
     assert pipeline.asked[1] == ("openvino",)
     assert "openvino bf16" in capfd.readouterr().out
+    assert main(["bench", "a", "--on", "openvino,onnxruntime", "--on", "torch"]) == 0
+    assert pipeline.asked[1] == ("openvino", "onnxruntime", "torch")
     assert main(["bench", "a", "--on", "all"]) == 0
     assert {"torch", "torch-inductor", "openvino"} <= {*pipeline.asked[1]}
     assert all(runtimes.get(n).runs_here and runtimes.get(n).timed for n in pipeline.asked[1])

@@ -43,7 +43,7 @@ def command(
     json_: options.Json = False,
 ) -> None:
     """Write a model in the form that one runtime takes."""
-    names = options.runtime_names(to)
+    names = options.runtime_names([to])
     if names is None or len(names) != 1:
         raise UsageError(f"--to takes one runtime, not {to!r}.")
     options.check_folder(out)

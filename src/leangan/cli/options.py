@@ -145,12 +145,12 @@ OutFile = Annotated[
     typer.Option("-o", "--out", metavar="OUT.pt2", show_default=False, help="What is written."),
 ]
 On = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--on",
         metavar="NAMES",
         show_default="those of this machine",
-        help="Runtimes to try, joined by commas: openvino, onnxruntime, torch...; or all.",
+        help="Runtimes to try, joined by commas or one by one: openvino, torch...; or all.",
     ),
 ]
 
@@ -325,7 +325,7 @@ def _kind(text: str) -> tuple[str, str]:
     return name, kind
 
 
-def runtime_names(on: str | None) -> tuple[str, ...] | None:
+def runtime_names(on: list[str] | None) -> tuple[str, ...] | None:
     """The runtimes of `--on`: None for those of this machine's CPU.
 
     "all" are all that run here and can be timed, no simulators.
@@ -333,19 +333,19 @@ def runtime_names(on: str | None) -> tuple[str, ...] | None:
     Raises:
         UsageError: one of them is not known.
     """
-    if on is None:
+    if not on:
         return None
     from leangan import runtimes
 
     known = [runtime.name for runtime in runtimes.known()]
-    if on == "all":
+    wanted = tuple(name.strip() for name in ",".join(on).split(",") if name.strip())
+    if wanted == ("all",):
         return tuple(runtimes.timed_here())
-    wanted = tuple(name.strip() for name in on.split(",") if name.strip())
     for name in wanted:
         if name not in known:
             raise UsageError(f"There is no runtime {name!r}{near(name, known)}")
     if not wanted:
-        raise UsageError(f"--on {on!r} names no runtime; choose from {', '.join(known)}.")
+        raise UsageError(f"--on {','.join(on)!r} names no runtime; choose from {', '.join(known)}.")
     return wanted
 
 

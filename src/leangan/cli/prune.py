@@ -182,7 +182,7 @@ def _weights(given: list[str] | None, loading: options.Loading) -> tuple[float |
 
 
 def _runtime(name: str | None) -> str | None:
-    names = options.runtime_names(name)
+    names = options.runtime_names([name] if name else None)
     if names is not None and len(names) != 1:
         raise UsageError(f"--for takes one runtime, not {name!r}.")
     return names[0] if names else None
