@@ -2,12 +2,12 @@
 
     pip install nncf==3.4.0
     python benchmarks/int8_peers.py MODEL [--data DIR] [--limit N] [--size N] [--threads 2]
-        [--only WORD ...] [--patience SECONDS] [--seconds N] [--quality-only] [--work DIR]
-        [-o TABLE.md]
+        [--keep FLOOR] [--only WORD ...] [--patience SECONDS] [--seconds N] [--quality-only]
+        [--work DIR] [-o TABLE.md]
 
 MODEL is whatever leangan.load takes. Every peer of peers.py calibrates on the samples that ours
 calibrates on (without the flat colours that ours adds) and is judged, as ours is, on held-out
-ones against the generator's own float output. Ours is what `compress` tries by itself. All that
+ones against the generator's own float output. Ours is what `compress` tries for its floor. All that
 runs is timed interleaved, each in a process of its own. The exit code is 1 when there is a peer
 that none of ours matches in quality and speed at once.
 """
@@ -105,6 +105,7 @@ def compare(options: argparse.Namespace) -> int:
                 Path(folder) / "out",
                 threads=options.threads,
                 limit=limit,
+                keep=options.keep,
                 progress=say,
             )
     lab = labs[0]
@@ -131,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--data")
+    parser.add_argument("--keep", help="the floor that ours aims at; the task's when left out")
     parser.add_argument("--limit", type=int, help="most samples")
     parser.add_argument("--size", type=int, help="height, width or length of inputs")
     parser.add_argument("--threads", type=int, default=2)
