@@ -114,8 +114,8 @@ def to_tflite(generator: Generator) -> bytes:
     from leangan.graph.plain_transposed import plain_transposed
     from leangan.graph.spelled_norms import spell_norms
     from leangan.runtimes.litert_activations import fuse_activations
-    from leangan.runtimes.litert_fuse import fuse_shuffles
     from leangan.runtimes.litert_integer import complete
+    from leangan.runtimes.litert_shuffles import fuse_shuffles
     from leangan.runtimes.litert_slices import fuse_slices
 
     plain = plain_transposed(conv1d_as_2d(generator))
