@@ -40,8 +40,7 @@ class Rival(Candidate):
 
     def build(self, folder: Path, threads: int) -> None:
         self.ours = self.artifact is None
-        if self.error is None:
-            super().build(folder, threads)
+        super().build(folder, threads)
 
     def prove(self) -> None:
         if self.ours:

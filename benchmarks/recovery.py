@@ -47,7 +47,7 @@ def forms(
     }
 
 
-RATES = {"coded": 2e-4, "int8": 2e-5}
+RATES = {"coded": 2e-4}
 """Of the others 3e-4."""
 SHARES = (0.8, 0.63, 0.5)
 """Of the MACs, of `iterative`."""

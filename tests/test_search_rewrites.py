@@ -26,9 +26,6 @@ class Lab:
         pass
 
     def attempt(self, candidate):
-        return candidate
-
-    def admit(self, candidate):
         self.candidates.append(candidate)
         return candidate
 

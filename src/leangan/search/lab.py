@@ -99,19 +99,11 @@ class Lab:
         return float(torch.stack([r.square().mean() for r in self.reference]).mean())
 
     def attempt(self, candidate: Candidate) -> Candidate:
-        """Build, prove and judge one; it is kept, also when it failed."""
+        """Build one that is not open yet, prove and judge it; it is kept, also when it failed."""
         self.progress(f"Trying {candidate.name}")
         self.candidates.append(candidate)
-        candidate.build(Path(self._folder.name), self.threads)
-        return self._admitted(candidate)
-
-    def admit(self, candidate: Candidate) -> Candidate:
-        """Prove and judge one that was opened for its speed; it is kept, also when it fails."""
-        self.progress(f"Trying {candidate.name}")
-        self.candidates.append(candidate)
-        return self._admitted(candidate)
-
-    def _admitted(self, candidate: Candidate) -> Candidate:
+        if candidate.worker is None and candidate.error is None:
+            candidate.build(Path(self._folder.name), self.threads)
         candidate.prove()
         self._run(candidate)
         self._judge(candidate)

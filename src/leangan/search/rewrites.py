@@ -50,7 +50,7 @@ def rewrites_that_pay(lab: Lab, plain: Candidate) -> Candidate:
                 pays = lab.pays(lab.opened(candidate), best)
                 if pays or candidate.error:
                     stack.pop_all()
-                    lab.admit(candidate)
+                    lab.attempt(candidate)
             if not pays:
                 slower.append(name)
             elif not candidate.error:
