@@ -12,6 +12,7 @@ from leangan.errors import LeanganError
 from leangan.generator import Step
 from leangan.graph.channels import couple
 from leangan.graph.rewrite import (
+    TOLERANCE,
     free_path,
     largest_difference,
     layer_name,
@@ -24,6 +25,7 @@ from leangan.graph.rewrite import (
     tidy,
     trace_inputs,
 )
+from leangan.techniques.quantize_linear import quantize
 
 aten = torch.ops.aten
 
@@ -86,6 +88,25 @@ def test_nothing_to_do_returns_the_generator_itself(net):
 def test_an_edit_that_changes_the_output_is_refused(net):
     with pytest.raises(LeanganError, match=r"Smooth by scale changed its output.*Please report"):
         rewrite(net, "wrong", {"scale": scale_everything})
+
+
+def shift_first_bias(by):
+    def edit(module):
+        conv = nodes(module, aten.conv2d.default)[0]
+        bias = tensor_of(module, conv.args[2])
+        conv.update_arg(2, replace_tensor(module, conv, conv.args[2], bias + by))
+        return 1
+
+    return edit
+
+
+def test_codes_that_flip_do_not_count_as_another_output(net):
+    """A float that moves by its last bits may take the next code, far beyond float rounding."""
+    eight = quantize(net, [net.example(seed=seed) for seed in range(4)])
+    flipped = rewrite(eight, "nudge", {"bias": shift_first_bias(1e-5)})
+    assert largest_difference(eight, flipped) > TOLERANCE
+    with pytest.raises(LeanganError, match="changed its output"):
+        rewrite(eight, "shift", {"bias": shift_first_bias(3e-2)})
 
 
 def test_an_edit_that_makes_nan_is_refused(net):

@@ -12,13 +12,16 @@ from torch.fx import GraphModule, Node
 from leangan.errors import LeanganError
 from leangan.generator import Generator, Step
 from leangan.graph.capture import capture, input_shapes
-from leangan.graph.difference import share_of_range
+from leangan.graph.difference import rms_share, share_of_range
 
 Edit = Callable[[GraphModule], int]
 """Changes a graph module in place and returns how many places it changed."""
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the output's range, that float rounding may explain."""
+CODES_TOLERANCE = 1e-3
+"""The same as a root mean square, where values are rounded to codes: the last bit of a float
+decides here and there which code is taken."""
 
 
 def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Generator:
@@ -27,7 +30,8 @@ def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Gener
     Args:
         generator: is left as it is.
         name: of the step that is added to the history, with the count of each edit that found
-            something to do, and the largest difference that was seen.
+            something to do, and the largest difference that was seen (of quantized ones its root
+            mean square).
         edits: by name.
 
     Returns:
@@ -46,8 +50,11 @@ def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Gener
     if not counts:
         return generator
     result = recapture(generator, module, Step(name, counts))
-    difference = largest_difference(generator, result)
-    if not difference <= TOLERANCE:
+    if generator.quantized:
+        difference, most = largest_difference(generator, result, by=rms_share), CODES_TOLERANCE
+    else:
+        difference, most = largest_difference(generator, result), TOLERANCE
+    if not difference <= most:
         raise LeanganError(
             f"Rewriting {generator.name} by {', '.join(counts)} changed its output by "
             f"{difference:.1e} of its range, which is more than rounding. Please report this."
@@ -108,8 +115,21 @@ def trace_inputs(generator: Generator, *, seed: int = 0) -> tuple[Tensor, ...]:
     return generator.example(sizes, seed=seed)
 
 
-def largest_difference(a: Generator, b: Generator, *, seed: int = 1) -> float:
-    """Largest absolute difference of the outputs on random input, as a share of their range."""
+def largest_difference(
+    a: Generator,
+    b: Generator,
+    *,
+    seed: int = 1,
+    by: Callable[[Tensor, Tensor], float] = share_of_range,
+) -> float:
+    """Largest difference of the outputs on random input, as a share of their range.
+
+    Args:
+        a: what is expected.
+        b: takes the same inputs.
+        seed: of the inputs.
+        by: how two outputs are compared; by their largest absolute difference when left out.
+    """
     inputs = trace_inputs(a, seed=seed)
     worst = 0.0
     with torch.random.fork_rng():  # a graph that draws noise must draw the same in both
@@ -122,7 +142,7 @@ def largest_difference(a: Generator, b: Generator, *, seed: int = 1) -> float:
         if x.shape != y.shape or not torch.equal(x.isfinite(), y.isfinite()):
             return float("inf")
         x, y = x[x.isfinite()], y[y.isfinite()]
-        worst = max(worst, share_of_range(x, y))
+        worst = max(worst, by(x, y))
     return worst
 
 
