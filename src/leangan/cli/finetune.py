@@ -15,7 +15,7 @@ Examples:
   leangan finetune pruned.pt2 --teacher netG.pth --data photos --time 10m -o tuned
   leangan finetune int8.pt2 --teacher netG.pth --data photos --steps 2000 -o tuned8
   leangan finetune netG.pth --zeros 0.5 --data photos --time 10m -o sparse
-  leangan finetune netG.pth --l1 1e-7 --data photos --time 10m -o thin
+  leangan finetune netG.pth --l1 1e-5 --data photos --time 10m -o thin
   leangan finetune netG.pth --slim 2 --data photos --time 10m -o slim
 
 \b

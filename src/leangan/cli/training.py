@@ -73,7 +73,7 @@ Size = Annotated[
     _option("--crop", min=8, help="Height, width or length of the inputs to train on."),
 ]
 L1 = Annotated[
-    float, _option("--l1", min=0.0, help="Weight of the sum of all absolute weights: 1e-7, say.")
+    float, _option("--l1", min=0.0, help="Weight of the sum of all absolute weights: 1e-5, say.")
 ]
 Slim = Annotated[
     float, _option("--slim", min=0.0, help="How fast to make unneeded channels smaller: 2, say.")
