@@ -84,7 +84,6 @@ class LiteRT:
             if not generator.quantized:
                 raise LeanganError(f"{generator.name} is float; quantize it before {_BYTES}.")
             byte_ports(model, generator.signature.inputs, generator.signature.outputs)
-        tidy(model)
         with atomic(folder / _MODEL) as temporary:
             temporary.write_bytes(pack(model))
         return Artifact(self.name, precision, (folder / _MODEL,))
@@ -129,6 +128,7 @@ def to_tflite(generator: Generator) -> bytes:
     fuse_activations(model)
     fuse_shuffles(model)
     fuse_slices(model)
+    tidy(model)
     return pack(model)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from leangan.runtimes.litert_file import add_constant, constant, drop_unread
+from leangan.runtimes.litert_file import add_constant, constant
 from leangan.runtimes.litert_graph import File, operator
 
 
@@ -48,7 +48,6 @@ def fuse_activations(model: Any) -> int:
             continue
         file.replace((up, flip, down, last), (new,))
         count += 1
-    drop_unread(model)
     return count
 
 

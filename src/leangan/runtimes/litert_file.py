@@ -206,7 +206,7 @@ def halve(model: Any) -> None:
         op.inputs, op.outputs = [stored], [index]
         widen.append(op)
     graph.operators = [*widen, *graph.operators]
-    drop_unread(model)
+    tidy(model)
 
 
 def operator_code(model: Any, number: int, version: int) -> int:
@@ -223,22 +223,6 @@ def operator_code(model: Any, number: int, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def drop_unread(model: Any) -> None:
-    """Empty what no operator reads or makes any more: constants, and what tensors say of them."""
-    graph = model.subgraphs[0]
-    read = {int(i) for op in graph.operators for i in op.inputs} | {int(i) for i in graph.outputs}
-    known = read | {int(i) for op in graph.operators for i in op.outputs} | set(graph.inputs)
-    for place, tensor in enumerate(graph.tensors):
-        if place not in known:
-            tensor.name, tensor.quantization, tensor.buffer = "", None, 0
-    kept = {graph.tensors[i].buffer for i in read if i >= 0} | {
-        m.buffer for m in model.metadata or ()
-    }
-    for place, buffer in enumerate(model.buffers):
-        if place not in kept:
-            buffer.data = None
-
-
 def tidy(model: Any) -> None:
     """Keep equal constants once, leave out what nothing reads, and call values shortly.
 
@@ -247,7 +231,8 @@ def tidy(model: Any) -> None:
     graph = model.subgraphs[0]
     first: dict[tuple[int, tuple[int, ...], bytes], int] = {}
     same = list(range(len(graph.tensors)))
-    for place, tensor in enumerate(graph.tensors):
+    for place in sorted({int(i) for op in graph.operators for i in op.inputs if i >= 0}):
+        tensor = graph.tensors[place]
         data, rounded = model.buffers[tensor.buffer].data, tensor.quantization
         if data is not None and len(data) and (rounded is None or not _scales(rounded)):
             key = (tensor.type, tuple(int(n) for n in tensor.shape), bytes(data))

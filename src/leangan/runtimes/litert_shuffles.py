@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from leangan.runtimes.litert_file import add_constant, constant, drop_unread
+from leangan.runtimes.litert_file import add_constant, constant
 from leangan.runtimes.litert_graph import File, operator
 
 _MOVES = ("RESHAPE", "TRANSPOSE")
@@ -47,7 +47,6 @@ def fuse_shuffles(model: Any) -> int:
         while len(chain) > 1 and not _fuse(file, chain):
             chain.pop()
         count += len(chain) > 1
-    drop_unread(model)
     return count
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from leangan.runtimes.litert_file import add_constant, constant, drop_unread
+from leangan.runtimes.litert_file import add_constant, constant
 from leangan.runtimes.litert_graph import File
 
 
@@ -33,5 +33,4 @@ def fuse_slices(model: Any) -> int:
         last.inputs = [first.inputs[0], begin, size]
         file.replace((first,), ())
         count += 1
-    drop_unread(model)
     return count

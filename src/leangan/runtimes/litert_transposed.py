@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leangan.runtimes.litert_file import add_constant, constant, drop_unread, kind_of
+from leangan.runtimes.litert_file import add_constant, constant, kind_of
 
 if TYPE_CHECKING:
     from leangan.generator import Generator
@@ -85,7 +85,6 @@ def fuse_transposed(model: Any, kernels: Sequence[Kernel]) -> int:
         if not any(before.outputs[0] in list(o.inputs) for o in graph.operators):
             graph.operators.remove(before)
         count += 1
-    drop_unread(model)
     return count
 
 
