@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
+from leangan.graph.cost import macs
 from leangan.graph.doors import (
     DOOR_REWRITES,
     conv1d_as_2d,
@@ -22,6 +23,7 @@ from leangan.graph.doors import (
     transposed_as_phases,
     transposed_as_shuffle,
     upsample_as_shuffle,
+    winograd_rows,
 )
 from leangan.graph.fuse import normalize
 from leangan.graph.phases import replace_phases
@@ -537,6 +539,74 @@ def test_joins_become_sums_where_weights_have_names_of_their_own():
     same(before, after, 3, SIZES)
 
 
+# Winograd
+
+
+@pytest.mark.parametrize("padding", [0, 1, (2, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_four_rows_at_once_take_half_of_the_multiplications(padding, bias):
+    conv = nn.Conv2d(64, 64, 3, padding=padding, bias=bias)
+    before = make(nn.Sequential(conv, nn.ReLU()), 2, 64, 9, 11)
+    after = winograd_rows(before)
+    assert ops(after).count("conv2d") == 12
+    same(before, after, 64, [*SIZES, (1, 16, 4)])
+    weights = [t for t in after.program.state_dict.values() if t.numel() > 64 * 6]
+    assert [t.shape for t in weights] == [conv.weight.shape]  # its sums are not stored
+    depthwise, products = 6 * 64 * 6 // 4, 6 * 64 * 64 * 3 // 4  # each for a pixel
+    sizes = {"N": 1, "H": 32 + 2 - 2 * conv.padding[0], "W": 32 + 2 - 2 * conv.padding[1]}
+    assert macs(before, sizes) == 32 * 32 * 64 * 64 * 9
+    assert macs(after, sizes) == depthwise * 32 * sizes["W"] + products * 32 * 32
+
+
+def test_rows_whose_number_is_a_multiple_of_four_are_neither_filled_up_nor_cropped():
+    class Unshuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(64, 64, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(F.pixel_shuffle(x, 4))
+
+    before = make(Unshuffled(), 2, 64 * 16, 3, 5)
+    after = winograd_rows(before)
+    assert not {"pad", "slice"} & set(ops(after))
+    same(before, after, 64 * 16, SIZES)
+
+
+def test_convolutions_that_share_a_kernel_share_the_sums_of_inputs():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(64, 64, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x).relu())
+
+    before = make(Twice(), 2, 64, 9, 11)
+    after = winograd_rows(before)
+    assert sum("winograd.inputs" in name for name in after.program.state_dict) == 6
+    same(before, after, 64, SIZES)
+    # Done once more it finds only products, which are no kernels of 3x3.
+    assert winograd_rows(after) is after
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(64, 64, 3, stride=2),
+        nn.Conv2d(64, 64, 3, dilation=2),
+        nn.Conv2d(64, 64, 3, groups=2),
+        nn.Conv2d(64, 64, 5),
+        nn.Conv2d(64, 64, (3, 1)),
+    ],
+    ids=["few channels", "strided", "dilated", "grouped", "5x5", "3x1"],
+)
+def test_convolutions_that_gain_nothing_keep_their_rows(conv):
+    before = make(nn.Sequential(conv), 2, conv.in_channels, 9, 11)
+    assert winograd_rows(before) is before
+
+
 def test_nothing_to_do_returns_the_same_object():
     before = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 2, 3, 9, 11)
     assert all(door(before) is before for door in DOOR_REWRITES.values())
@@ -549,6 +619,7 @@ def test_nothing_to_do_returns_the_same_object():
         "sink-shuffle",
         "outputs-as-blocks",
         "shuffle-by-phase",
+        "winograd-rows",
         "joins-as-sums",
     ]
 

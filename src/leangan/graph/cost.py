@@ -112,7 +112,8 @@ class _Counter(Interpreter):
             query, key, value = (self._value(node, i) for i in range(3))
             return query.numel() * int(key.shape[-2]) + result.numel() * int(value.shape[-2])
         for packet, left in _MATMULS.items():
-            if is_call(node, packet):
+            # A product of stored tensors is computed once, when it is loaded.
+            if is_call(node, packet) and any(n.op != "get_attr" for n in node.all_input_nodes):
                 return result.numel() * int(self._value(node, left).shape[-1])
         return None
 

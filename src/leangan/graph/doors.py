@@ -12,6 +12,7 @@ from leangan.graph.phases import latent_as_linear, transposed_as_phases
 from leangan.graph.shuffle import sink_shuffle
 from leangan.graph.shuffle_order import shuffle_by_phase
 from leangan.graph.transposed import transposed_as_shuffle, upsample_as_shuffle
+from leangan.graph.winograd import winograd_rows
 
 DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
     "conv1d-as-2d": conv1d_as_2d,
@@ -22,6 +23,7 @@ DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
     "sink-shuffle": sink_shuffle,
     "outputs-as-blocks": outputs_as_blocks,
     "shuffle-by-phase": shuffle_by_phase,
+    "winograd-rows": winograd_rows,
     "joins-as-sums": joins_as_sums,
 }
 """By the name of the step in the history, in the order in which they feed each other. Each
@@ -35,8 +37,8 @@ THEN = dict.fromkeys(("transposed-as-shuffle", "upsample-as-shuffle"), "shuffle-
 """What makes shuffles is tried with them in the order that CPUs copy fastest: without, it rarely
 pays."""
 
-FLOAT_ONLY = frozenset({"joins-as-sums"})
-"""In 8 bits each part would have a scale of its own, and its sum be rounded."""
+FLOAT_ONLY = frozenset({"winograd-rows", "joins-as-sums"})
+"""In 8 bits each part of a sum would have a scale of its own, and the sum be rounded."""
 
 FREE_IN_8_BITS = frozenset({"shuffle-by-phase"})
 """What pays in float pays there too: the multiplications are the same, and bytes are copied."""

@@ -237,6 +237,8 @@ def _in_the_way(module: torch.nn.Module, parts: Sequence[str]) -> int | None:
 def layer_name(node: Node) -> str:
     """The name people know a weighted operator by: its weight's path without the last part."""
     weight = codes_behind(node.args[1]) if len(node.args) > 1 else None
+    if isinstance(weight, Node) and weight.target is torch.ops.aten.matmul.default:
+        weight = weight.args[1]  # a kernel that is computed from a stored one
     if isinstance(weight, Node) and weight.op == "get_attr":
         path = str(weight.target).removesuffix("_int8")
         owner, _, leaf = path.rpartition(".")

@@ -8,7 +8,8 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -267,7 +268,8 @@ def _simplify(model: Any) -> None:
     """
     from openvino._offline_transformations import apply_moc_transformations
 
-    apply_moc_transformations(model, cf=True)
+    with _computed_on_loading(model):
+        apply_moc_transformations(model, cf=True)
     seen: dict[tuple[str, Shape, bytes], Any] = {}
     for node in _constants(model):
         if math.prod(node.get_output_shape(0)) > _SMALL:
@@ -284,6 +286,31 @@ def _simplify(model: Any) -> None:
         if node.get_friendly_name() not in ends:
             for output in node.outputs():
                 output.get_tensor().set_names(set())
+
+
+@contextmanager
+def _computed_on_loading(model: Any) -> Iterator[None]:
+    """Keep products of two constants, such as a kernel's sums, as they are while others are folded.
+
+    They are larger than what they are made of, and the plugin folds them when it compiles.
+    """
+    from openvino import opset13 as ops
+
+    held = []
+    for node in model.get_ops():
+        sources = [source.get_node() for source in node.input_values()]
+        if node.get_type_name() == "MatMul" and {s.get_type_name() for s in sources} == {
+            "Constant"
+        }:
+            small = min(sources, key=lambda s: math.prod(s.get_output_shape(0)))
+            stand_in = ops.parameter(small.get_output_shape(0), small.get_element_type())
+            node.input(sources.index(small)).replace_source_output(stand_in.output(0))
+            held.append((stand_in, small))
+    model.add_parameters([stand_in for stand_in, _ in held])
+    yield
+    for stand_in, small in held:
+        _replace(stand_in, small)
+        model.remove_parameter(stand_in)
 
 
 def _drop_lost_biases(model: Any) -> None:
