@@ -9,6 +9,7 @@ from torch import nn
 
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
+from leangan.graph.doors import winograd_rows
 from leangan.runtimes import openvino_
 from leangan.runtimes.openvino_ import OpenVINO
 from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
@@ -135,3 +136,33 @@ def test_nobody_is_told_that_openvino_was_imported():
     command = [sys.executable, "-c", words]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kernels_that_are_computed_are_stored_as_they_were_and_computed_on_loading(
+    tmp_path, precision
+):
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 3, padding=1))
+    program = capture(net.eval(), [torch.randn(2, 3, 20, 24)], [[0, 2, 3]])
+    image = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 32, 32), (-1, 1))
+    feature = Port("f", "feature", "NCHW", (None, 64, None, None), (1, 64, 32, 32))
+    plain = Generator(program, Signature((image,), (feature,)))
+    before, after = (
+        build(generator, tmp_path / name, precision)
+        for name, generator in (("plain", plain), ("rows", winograd_rows(plain)))
+    )
+    sums = 6 * 64 * 6 * 4  # of the inputs, in float32
+    weights = after.files[1].stat().st_size
+    assert weights <= before.files[1].stat().st_size + sums + 1024
+    session = OpenVINO().open(after, 1)
+    for size in (32, 30):
+        x = np.random.default_rng(0).random((1, 3, size, size), np.float32)
+        (out,) = session.run([x])
+        expected = plain.outputs(torch.from_numpy(x))[0].numpy()
+        tolerance = 1e-5 if precision == "fp32" else 2e-2
+        assert np.abs(out - expected).max() < tolerance * np.ptp(expected)
+    kinds = {
+        str(node.get_rt_info()["layerType"].astype(str))
+        for node in session._compiled.get_runtime_model().get_ops()
+    }
+    assert not {"MatMul", "FullyConnected"} & kinds
