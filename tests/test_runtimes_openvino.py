@@ -10,8 +10,10 @@ from torch import nn
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture
 from leangan.graph.doors import winograd_rows
+from leangan.measure.environment import environment
 from leangan.runtimes import openvino_
 from leangan.runtimes.openvino_ import OpenVINO
+from leangan.runtimes.openvino_probe import saturates
 from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
 
 
@@ -166,3 +168,9 @@ def test_kernels_that_are_computed_are_stored_as_they_were_and_computed_on_loadi
         for node in session._compiled.get_runtime_model().get_ops()
     }
     assert not {"MatMul", "FullyConnected"} & kinds
+
+
+@pytest.mark.skipif(not environment(1)["instructions"], reason="flags are told by Linux on x86")
+def test_sums_are_clipped_where_the_cpu_cannot_add_four_products_at_once():
+    flags = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment(1)["instructions"])
+    assert saturates() == (not flags)

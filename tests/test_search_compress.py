@@ -21,6 +21,7 @@ from leangan.errors import LeanganError, UsageError
 from leangan.measure.image import psnr
 from leangan.measure.latency import Timing, paired
 from leangan.report.json_report import SCHEMA_FILE
+from leangan.runtimes import openvino_probe
 from leangan.search import lab, pipeline, result
 from leangan.search.candidate import Candidate
 from leangan.search.compare import open_model
@@ -29,6 +30,7 @@ from leangan.search.precision_plan import apply_plan, read_plan
 from leangan.search.recipe import read as read_recipe
 from leangan.tasks.images import from_port, read_image, to_port
 from leangan.tasks.pictures import flat_samples
+from leangan.techniques.scheme import FLOAT
 
 compress = functools.partial(lg.compress, threads=1, limit=6)
 
@@ -222,6 +224,18 @@ def test_the_plan_of_a_quantized_delivery_gives_it_again(searched, net, photos):
     codes = [n for n in first if n.endswith("_int8")]
     assert codes
     assert all(torch.equal(first[n], again[n]) for n in codes)
+
+
+@pytest.mark.usefixtures("patch", "quick_original")
+@pytest.mark.parametrize(("clipped", "bits"), [(True, "w7"), (False, "w8")])
+def test_weights_are_narrower_where_kernels_clip_their_sums(
+    net, photos, tmp_path, monkeypatch, clipped, bits
+):
+    monkeypatch.setattr(openvino_probe, "saturates", lambda: clipped)
+    report = compress(net, photos, tmp_path / "out", keep="psnr>=30", on=["openvino"])
+    words = read_plan(tmp_path / "out" / "plan.yaml").layers.values()
+    assert {word[:2] for word in words if word != FLOAT} == {bits}
+    assert any("7 bits in OpenVINO" in note for note in report.facts["notes"]) is clipped
 
 
 def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(

@@ -81,7 +81,10 @@ class ONNXRuntimeCUDA(ONNXRuntime):
 
 
 class ONNXRuntimeTensorRT(ONNXRuntimeCUDA):
-    """The TensorRT provider, which compiles for minutes when a size is first run."""
+    """The TensorRT provider, which compiles for minutes when a size is first run.
+
+    Weights that have two zeros in every four along the input axis may use sparse tensor cores.
+    """
 
     name = "onnxruntime-tensorrt"
     package = "onnxruntime-gpu tensorrt"
@@ -94,6 +97,7 @@ class ONNXRuntimeTensorRT(ONNXRuntimeCUDA):
         return super().open(artifact, threads)
 
     def _providers(self, precision: str) -> list[Any]:
-        half = {"trt_fp16_enable": str(precision == "fp16")}
+        # Sparse kernels are taken only for weights that have the pattern, and if they are faster.
+        settings = {"trt_fp16_enable": str(precision == "fp16"), "trt_sparsity_enable": "True"}
         cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
-        return [(self.provider, half), cuda, "CPUExecutionProvider"]
+        return [(self.provider, settings), cuda, "CPUExecutionProvider"]

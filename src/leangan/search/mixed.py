@@ -21,6 +21,8 @@ WORD = "w8a8"
 """What is usual; see `Asked.word`."""
 SIGNED = "w8s8"
 """Where runtimes are faster so."""
+NARROW = "w7a8"
+"""Where kernels would clip large sums of 8 bits."""
 _MARGINS_DB = (0.7, 5.0)
 """Above the floor: predictions are made on small inputs, and a choice of qualities is useful."""
 _RETRIES = 2

@@ -24,7 +24,7 @@ from leangan.search.choose import keeps_quality
 from leangan.search.compare import runtime_names
 from leangan.search.data import affordable, data_path
 from leangan.search.lab import Lab, Progress
-from leangan.search.mixed import SIGNED, WORD, Asked, Times, attempt_mixed
+from leangan.search.mixed import NARROW, SIGNED, WORD, Asked, Times, attempt_mixed
 from leangan.search.precision_plan import LayerFacts, PrecisionPlan, calibrate_plan
 from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
@@ -214,14 +214,21 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         plain["openvino"] = base_for_8_bits(lab, search.generator, plain["openvino"])
         generator = plain["openvino"].generator
     cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
-    precisions = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
-    calibrations = _calibrated(search, generator, precisions)
+    main: tuple[str, ...] = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
+    if "openvino" in where and openvino_probe.saturates():
+        main = (NARROW,)
+        lab.notes.append(
+            "Weights have 7 bits in OpenVINO: without VNNI, this CPU's 8-bit kernels clip the sums "
+            "of larger ones."
+        )
+    elsewhere = (WORD,) if where != ["openvino"] else ()
+    calibrations = _calibrated(search, generator, tuple(dict.fromkeys((*main, *elsewhere))))
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
     asked = Asked(
         lab,
         generator,
-        calibrations,
+        {word: calibrations[word] for word in main},
         _macs(generator),
         max(decibels, default=_DEFAULT_TARGET_DB),
         min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
@@ -229,7 +236,7 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         cost,
     )
     # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
-    others = dataclasses.replace(asked, calibrations={WORD: calibrations[WORD]})
+    others = dataclasses.replace(asked, calibrations={w: calibrations[w] for w in elsewhere})
     times = {
         name: attempt_mixed(asked, plain.get(name), name, careful=False).times
         if name == "openvino"
