@@ -1,8 +1,11 @@
 import pytest
 
-from leangan.runtimes import coverage
+from leangan.runtimes import coverage, openvino_
 from leangan.runtimes.onnxruntime_ import ONNXRuntime
 from leangan.runtimes.openvino_ import OpenVINO
+from leangan.techniques.calibrate import calibrate
+from leangan.techniques.quantize_linear import quantize
+from leangan.techniques.scheme import Scheme
 from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
 
 
@@ -16,7 +19,7 @@ from leangan.testing.runtimes import tiny_generator, tiny_int8_generator
     ids=["openvino", "onnxruntime"],
 )
 def test_what_stays_in_float_is_named(runtime, floating, tmp_path):
-    (said,) = coverage(runtime.build(tiny_int8_generator(), tmp_path, "int8"))
+    said, *_ = coverage(runtime.build(tiny_int8_generator(), tmp_path, "int8"))
     assert said.startswith("Not in 8 bits: ")
     for kind in floating:
         assert kind in said
@@ -28,3 +31,15 @@ def test_what_stays_in_float_is_named(runtime, floating, tmp_path):
 @pytest.mark.parametrize("runtime", [OpenVINO(), ONNXRuntime()], ids=["openvino", "onnxruntime"])
 def test_float_files_have_nothing_in_8_bits_to_speak_of(runtime, tmp_path):
     assert coverage(runtime.build(tiny_generator(), tmp_path, "fp32")) == []
+
+
+@pytest.mark.parametrize(
+    ("clips", "bits", "warned"), [(True, 8, True), (True, 7, False), (False, 8, False)]
+)
+def test_weights_whose_sums_this_cpu_clips_are_told(tmp_path, monkeypatch, clips, bits, warned):
+    net = tiny_generator()
+    inputs = [net.example(seed=seed) for seed in range(2)]
+    eight = quantize(net, calibrate(net, inputs, Scheme(weight_bits=bits)))
+    artifact = OpenVINO().build(eight, tmp_path, "int8")
+    monkeypatch.setattr(openvino_, "saturates", lambda: clips)
+    assert any("VNNI" in line for line in coverage(artifact)) is warned

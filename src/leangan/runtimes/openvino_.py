@@ -25,6 +25,7 @@ from leangan.runtimes.onnx_codes import drop_16_bits, weight_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
 from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed, sum_twice
 from leangan.runtimes.openvino_codebook import index_constants, pack_constants
+from leangan.runtimes.openvino_probe import saturates
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,8 @@ _SMALL = 1024
 range half precision may not hold, and which weigh nothing."""
 
 _SHORT_MS = 0.2
+_UNCLIPPED = 64
+"""The largest weight of which two, each times 255, fit in 16 bits."""
 
 
 class OpenVINO:
@@ -117,7 +120,13 @@ class OpenVINO:
         if not artifact.in_8_bits:
             return []
         floating = self.open(artifact, threads=1).outside_int8()
-        return [f"Not in 8 bits: {floating}."] if floating else []
+        told = [f"Not in 8 bits: {floating}."] if floating else []
+        if saturates() and _largest_code(artifact.path) > _UNCLIPPED:
+            told.append(
+                "This CPU has no VNNI, and OpenVINO clips large sums of 8 bits on it, which costs "
+                "quality; weights of 7 bits keep below that."
+            )
+        return told
 
 
 class OpenVINOSession:
@@ -333,6 +342,13 @@ def _drop_lost_biases(model: Any) -> None:
             rank = add.get_output_partial_shape(0).rank.get_length()
             if len(shape) == rank and all(shape[axis] == 1 for axis in axes):
                 node.input(0).replace_source_output(add.input_value(1 - place))
+
+
+def _largest_code(path: Path) -> int:
+    """Of the weights that are stored in 8 bits; 0 where there are none."""
+    stored = _constants(_core().read_model(path))
+    kernels = [c for c in stored if c.get_element_type().get_type_name() == "i8"]
+    return max((int(np.abs(c.data.astype(np.int16)).max()) for c in kernels), default=0)
 
 
 def _halve(model: Any) -> None:
