@@ -316,6 +316,29 @@ def test_onnx_runtime_delivers_an_onnx_file(elsewhere, net):
     assert psnr(net(x), torch.from_numpy(y)) > 80
 
 
+@pytest.mark.usefixtures("patch", "quick_original")
+@pytest.mark.parametrize(
+    ("on", "searched"),
+    [
+        (["torch", "onnxruntime"], ["onnxruntime"]),
+        (["onnxruntime", "openvino"], ["openvino"]),
+        (["torch"], []),
+    ],
+)
+def test_rewrites_are_searched_in_one_runtime_whichever_there_is(
+    photos, tmp_path, monkeypatch, on, searched
+):
+    seen = []
+
+    def look(lab, candidate):
+        seen.append(candidate.runtime)
+        return candidate
+
+    monkeypatch.setattr(pipeline, "rewrites_that_pay", look)
+    compress(image_generator(Unquantizable(), size=32), photos, tmp_path / "out", on=on)
+    assert seen == searched
+
+
 def test_without_a_layer_for_8_bits_a_float_form_is_delivered(plain):
     report, out = plain
     assert report.delivered["precision"] == "fp32"

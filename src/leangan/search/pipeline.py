@@ -46,6 +46,10 @@ _DEFAULT_TARGET_DB = 40.0
 _ZERO_POINTS_COST = 1.1
 """How many times longer they let convolutions take where others are tried without."""
 
+_LEADS = "openvino", "onnxruntime"
+"""The first of these that is tried has its rewrites and its mixes of precisions searched: the
+fastest on a CPU, and what is quickly built of each try."""
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -204,15 +208,16 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
                 continue  # that is the original itself
             title = f"{name} {precision}"
             plain[name] = lab.attempt(Candidate(title, name, precision, generator, plain=True))
-    if "openvino" in plain:
-        plain["openvino"] = rewrites_that_pay(lab, plain["openvino"])
-        generator = plain["openvino"].generator
+    lead = next((name for name in _LEADS if name in plain), None)
+    if lead:
+        plain[lead] = rewrites_that_pay(lab, plain[lead])
+        generator = plain[lead].generator
     where = [n for n in names if runtimes.get(n).precisions(quantized=True)]
     if not where or not quantizable(generator.module()):
         return _Found({}, {})  # float forms are enough
-    if "openvino" in where and "openvino" in plain:
-        plain["openvino"] = base_for_8_bits(lab, search.generator, plain["openvino"])
-        generator = plain["openvino"].generator
+    if lead is not None and lead in where:
+        plain[lead] = base_for_8_bits(lab, search.generator, plain[lead])
+        generator = plain[lead].generator
     cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
     main: tuple[str, ...] = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
     if "openvino" in where and openvino_probe.saturates():
@@ -232,21 +237,21 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         _macs(generator),
         max(decibels, default=_DEFAULT_TARGET_DB),
         min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
-        plain.get("openvino"),
+        plain[lead] if lead else None,
         cost,
     )
     # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
     others = dataclasses.replace(asked, calibrations={w: calibrations[w] for w in elsewhere})
     times = {
-        name: attempt_mixed(asked, plain.get(name), name, careful=False).times
-        if name == "openvino"
-        else attempt_mixed(others, plain.get(name), name, careful=True).times
+        name: attempt_mixed(
+            asked if name == "openvino" else others, plain.get(name), name, careful=name != lead
+        ).times
         for name in where
     }
     recipes = {}
-    if search.seconds and "openvino" in where and "openvino" in plain:
+    if search.seconds and lead is not None and lead in where:
         usual = {} if asked.main == WORD else dict.fromkeys(calibrations[asked.main], asked.main)
-        recipes = _train(search, plain["openvino"], search.seconds, usual)
+        recipes = _train(search, plain[lead], search.seconds, usual)
     return _Found(calibrations, times, recipes)
 
 
