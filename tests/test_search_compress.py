@@ -235,7 +235,7 @@ def test_weights_are_narrower_where_kernels_clip_their_sums(
     report = compress(net, photos, tmp_path / "out", keep="psnr>=30", on=["openvino"])
     words = read_plan(tmp_path / "out" / "plan.yaml").layers.values()
     assert {word[:2] for word in words if word != FLOAT} == {bits}
-    assert any("7 bits in OpenVINO" in note for note in report.facts["notes"]) is clipped
+    assert any("Weights have 7 bits" in note for note in report.facts["notes"]) is clipped
 
 
 def test_a_float_delivery_has_no_plan_nor_keeps_an_old_one(

@@ -218,22 +218,14 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     if lead is not None and lead in where:
         plain[lead] = base_for_8_bits(lab, search.generator, plain[lead])
         generator = plain[lead].generator
-    cost = openvino_probe.zero_point_cost(lab.threads) if "openvino" in where else 1.0
-    main: tuple[str, ...] = (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,)
-    if "openvino" in where and openvino_probe.saturates():
-        main = (NARROW,)
-        lab.notes.append(
-            "Weights have 7 bits in OpenVINO: without VNNI, this CPU's 8-bit kernels clip the sums "
-            "of larger ones."
-        )
-    elsewhere = (WORD,) if where != ["openvino"] else ()
-    calibrations = _calibrated(search, generator, tuple(dict.fromkeys((*main, *elsewhere))))
+    precisions, cost = _precisions(lab) if "openvino" in where else ((WORD,), 1.0)
+    calibrations = _calibrated(search, generator, precisions)
     wanted = conditions(search.floor)
     decibels = [c.value for c in wanted if c.metric in ("psnr", "snr")]
     asked = Asked(
         lab,
         generator,
-        {word: calibrations[word] for word in main},
+        calibrations,
         _macs(generator),
         max(decibels, default=_DEFAULT_TARGET_DB),
         min((c.value for c in wanted if c.metric == "psnr_y_lost"), default=None),
@@ -241,7 +233,8 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
         cost,
     )
     # Elsewhere 8 bits seldom pay on generators: one careful mix shows it.
-    others = dataclasses.replace(asked, calibrations={w: calibrations[w] for w in elsewhere})
+    usual = precisions[-1]
+    others = dataclasses.replace(asked, calibrations={usual: calibrations[usual]})
     times = {
         name: attempt_mixed(
             asked if name == "openvino" else others, plain.get(name), name, careful=name != lead
@@ -250,9 +243,21 @@ def _explore(search: _Search, names: Sequence[str]) -> _Found:
     }
     recipes = {}
     if search.seconds and lead is not None and lead in where:
-        usual = {} if asked.main == WORD else dict.fromkeys(calibrations[asked.main], asked.main)
-        recipes = _train(search, plain[lead], search.seconds, usual)
+        words = {} if asked.main == WORD else dict.fromkeys(calibrations[asked.main], asked.main)
+        recipes = _train(search, plain[lead], search.seconds, words)
     return _Found(calibrations, times, recipes)
+
+
+def _precisions(lab: Lab) -> tuple[tuple[str, ...], float]:
+    """Which ones OpenVINO's kernels like here, the best first, and what a zero point costs them."""
+    cost = openvino_probe.zero_point_cost(lab.threads)
+    if openvino_probe.saturates():
+        lab.notes.append(
+            "Weights have 7 bits: without VNNI, OpenVINO's kernels clip the sums of larger ones on "
+            "this CPU."
+        )
+        return (NARROW,), cost
+    return (SIGNED, WORD) if cost > _ZERO_POINTS_COST else (WORD,), cost
 
 
 def _calibrated(
