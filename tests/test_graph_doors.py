@@ -26,8 +26,6 @@ from leangan.graph.doors import (
     winograd_rows,
 )
 from leangan.graph.fuse import normalize
-from leangan.graph.phases import replace_phases
-from leangan.graph.transposed import replace_transposed
 
 aten = torch.ops.aten
 SIZES = [(1, 7, 9), (3, 8, 6), (2, 21, 5)]
@@ -86,7 +84,7 @@ def test_any_transposed_convolution(axes, bias):
     kernel, stride, padding, output_padding, size = zip(*axes, strict=True)
     assume(set(stride) != {1})
     module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
-    assert replace_transposed(module) == 1
+    assert transposed_as_shuffle.edit(module) == 1
     module.recompile()
     assert "conv_transpose" not in module.code
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
@@ -101,7 +99,7 @@ def test_any_transposed_convolution_in_phases(axes, bias):
     kernel, stride, padding, output_padding, size = zip(*axes, strict=True)
     assume(set(stride) != {1})
     module, x, expected = transposed(kernel, stride, padding, output_padding, size, bias)
-    assert replace_phases(module) == 1
+    assert transposed_as_phases.edit(module) == 1
     module.recompile()
     assert "conv_transpose" not in module.code
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
@@ -610,6 +608,7 @@ def test_convolutions_that_gain_nothing_keep_their_rows(conv):
 def test_nothing_to_do_returns_the_same_object():
     before = make(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 2, 3, 9, 11)
     assert all(door(before) is before for door in DOOR_REWRITES.values())
+    assert not any(door.applies(before) for door in DOOR_REWRITES.values())
     assert list(DOOR_REWRITES) == [
         "conv1d-as-2d",
         "latent-as-linear",
@@ -622,6 +621,15 @@ def test_nothing_to_do_returns_the_same_object():
         "winograd-rows",
         "joins-as-sums",
     ]
+
+
+def test_what_there_is_to_do_is_known_without_doing_it():
+    before = make(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2)), 2, 3, 9, 11)
+    graph = before.program.graph_module.code
+    found = [name for name, door in DOOR_REWRITES.items() if door.applies(before)]
+    assert found == [name for name, door in DOOR_REWRITES.items() if door(before) is not before]
+    assert "shuffle-by-phase" in found
+    assert before.program.graph_module.code == graph
 
 
 def test_what_was_made_of_a_chain_is_not_made_again():

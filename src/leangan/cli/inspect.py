@@ -118,9 +118,7 @@ def describe(generator: Generator) -> dict[str, Any]:
         "history": [dataclasses.asdict(step) for step in generator.history],
         "hazards": hazards(generator, halo),
         "gains": {
-            "rewrites": [
-                n for n, door in DOOR_REWRITES.items() if door(generator) is not generator
-            ],
+            "rewrites": [n for n, door in DOOR_REWRITES.items() if door.applies(generator)],
             "quantizable_share": eight / macs if macs else 0.0,
         },
         "quantization": quantization,

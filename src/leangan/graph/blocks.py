@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
-from leangan.graph.rewrite import replace_tensor, rewrite
+from leangan.graph.rewrite import exact, replace_tensor
 from leangan.graph.weights import stored_kernel
 
 _LANES = 16
@@ -22,7 +21,8 @@ _PLANE, _LINE = 2, 4
 """Pixels a side of a block; larger ones multiply more zeros than they use more lanes."""
 
 
-def outputs_as_blocks(generator: Generator) -> Generator:
+@exact("outputs-as-blocks", "convolutions with few outputs")
+def outputs_as_blocks(module: GraphModule) -> int:
     """Convolutions with few output channels as strided ones with a block of pixels as channels.
 
     x -> conv(k) to 3 channels
@@ -37,11 +37,6 @@ def outputs_as_blocks(generator: Generator) -> Generator:
     Stride 1, dilation 1, one group, and outputs whose size is a multiple of the block's whatever
     the input's.
     """
-    return rewrite(generator, "outputs-as-blocks", {"convolutions with few outputs": replace_few})
-
-
-def replace_few(module: GraphModule) -> int:
-    """Replace them in place; returns how many."""
     count = 0
     for node in list(module.graph.nodes):
         found = stored_kernel(module, node, transposed=False)

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.fuse import fold_constants
 from leangan.graph.operators import (
     POINTWISE,
@@ -21,10 +20,11 @@ from leangan.graph.operators import (
     is_call,
     read_convolution,
 )
-from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
+from leangan.graph.rewrite import exact, replace_tensor, tensor_of
 
 
-def conv1d_as_2d(generator: Generator) -> Generator:
+@exact("conv1d-as-2d", "convolutions")
+def conv1d_as_2d(module: GraphModule) -> int:
     """Every 1-D convolution, transposed ones too, as a 2-D one of height 1.
 
     x (N, C, T) -> conv1d -> leaky_relu -> conv1d -> y
@@ -34,10 +34,6 @@ def conv1d_as_2d(generator: Generator) -> Generator:
     What lies between two convolutions (pointwise operators, cat, pad, norms) is kept in the 4-D
     form, so that one unsqueeze and one squeeze remain around each such stretch.
     """
-    return rewrite(generator, "conv1d-as-2d", {"convolutions": _edit})
-
-
-def _edit(module: GraphModule) -> int:
     region = _Region(module)
     for node in list(module.graph.nodes):
         region.visit(node)

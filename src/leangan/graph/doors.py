@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from leangan.generator import Generator
 from leangan.graph.blocks import outputs_as_blocks
 from leangan.graph.conv1d import conv1d_as_2d
 from leangan.graph.joins import joins_as_sums
 from leangan.graph.phases import latent_as_linear, transposed_as_phases
+from leangan.graph.rewrite import Rewrite
 from leangan.graph.shuffle import sink_shuffle
 from leangan.graph.shuffle_order import shuffle_by_phase
 from leangan.graph.transposed import transposed_as_shuffle, upsample_as_shuffle
 from leangan.graph.winograd import winograd_rows
 
-DOOR_REWRITES: dict[str, Callable[[Generator], Generator]] = {
+DOOR_REWRITES: dict[str, Rewrite] = {
     "conv1d-as-2d": conv1d_as_2d,
     "latent-as-linear": latent_as_linear,
     "transposed-as-phases": transposed_as_phases,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.operators import Convolution, aten, is_call, read_convolution
-from leangan.graph.rewrite import free_path, layer_name, new_tensor_node, rewrite, tensor_of
+from leangan.graph.rewrite import exact, free_path, layer_name, new_tensor_node, tensor_of
 
 
-def joins_as_sums(generator: Generator) -> Generator:
+@exact("joins-as-sums", "convolutions of joined maps")
+def joins_as_sums(module: GraphModule) -> int:
     """Convolutions that read maps joined along the channels as sums.
 
     conv(cat(a, b))   becomes   conv_b(b) + conv_a(a)
@@ -19,10 +19,6 @@ def joins_as_sums(generator: Generator) -> Generator:
     out for nothing. For convolutions with groups 1 and stored weights whose joins only such
     convolutions read.
     """
-    return rewrite(generator, "joins-as-sums", {"convolutions of joined maps": _edit})
-
-
-def _edit(module: GraphModule) -> int:
     count = 0
     # From the end: a join of joins is gone when the inner ones are looked at.
     for join in reversed(list(module.graph.nodes)):

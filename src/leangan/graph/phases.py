@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
-from leangan.graph.rewrite import free_path, new_tensor_node, replace_tensor, rewrite
+from leangan.graph.rewrite import exact, free_path, new_tensor_node, replace_tensor
 from leangan.graph.weights import stored_kernel
 
 
-def transposed_as_phases(generator: Generator) -> Generator:
+@exact("transposed-as-phases", "transposed convolutions")
+def transposed_as_phases(module: GraphModule) -> int:
     """Strided ConvTranspose2d as one convolution per output phase, and a depth-to-space.
 
     x -> conv_transpose(k, stride s)
@@ -35,16 +35,61 @@ def transposed_as_phases(generator: Generator) -> Generator:
     and output_padding whose output is a multiple of the stride (kernel + output_padding -
     2 * padding is); groups and dilation 1.
     """
-    return rewrite(generator, "transposed-as-phases", {"transposed convolutions": replace_phases})
+    count = 0
+    for node in list(module.graph.nodes):
+        found = stored_kernel(module, node, transposed=True)
+        if found is None or set(found[0].stride) == {1}:
+            continue
+        conv, weight, bias = found
+        assert conv.padding is not None
+        axes = [
+            _phases(int(k), s, p, o)
+            for k, s, p, o in zip(
+                weight.shape[2:], conv.stride, conv.padding, conv.output_padding, strict=True
+            )
+        ]
+        if axes[0] is None or axes[1] is None:
+            continue
+        _replace(module, conv, weight, bias, axes[0], axes[1])
+        count += 1
+    return count
 
 
-def latent_as_linear(generator: Generator) -> Generator:
+@exact("latent-as-linear", "transposed convolutions")
+def latent_as_linear(module: GraphModule) -> int:
     """ConvTranspose2d on a map that is always 1x1, as a linear layer and a view.
 
     A generator's first layer often is one: latent [N, z, 1, 1] -> [N, c, 4, 4]. Any kernel,
     stride and padding; groups 1, no output_padding.
     """
-    return rewrite(generator, "latent-as-linear", {"transposed convolutions": replace_latent})
+    count = 0
+    for node in list(module.graph.nodes):
+        found = stored_kernel(module, node, transposed=True)
+        if found is None or set(found[0].output_padding) != {0}:
+            continue
+        conv, weight, bias = found
+        if [size if isinstance(size, int) else None for size in _sizes(conv.x)] != [1, 1]:
+            continue
+        assert conv.padding is not None
+        for axis, zeros in zip((2, 3), conv.padding, strict=True):
+            weight = weight.narrow(axis, zeros, weight.shape[axis] - 2 * zeros)
+        inputs, channels, rows, columns = weight.shape
+        flat = replace_tensor(module, node, conv.weight, weight.flatten(1).t())
+        offset = None
+        if conv.bias is not None and bias is not None:
+            repeated = bias.repeat_interleave(rows * columns)
+            offset = replace_tensor(module, node, conv.bias, repeated)
+        graph = module.graph
+        with graph.inserting_before(node):
+            batch = graph.call_function(aten.sym_size.int, (conv.x, 0))
+            x = graph.call_function(aten.reshape.default, (conv.x, [batch, inputs]))
+            x = graph.call_function(aten.linear.default, (x, flat, offset))
+            shape: list[Any] = [batch, channels, rows, columns]
+            x = graph.call_function(aten.reshape.default, (x, shape))
+        node.replace_all_uses_with(x)
+        graph.erase_node(node)
+        count += 1
+    return count
 
 
 @dataclass(frozen=True)
@@ -75,60 +120,6 @@ def _phases(kernel: int, stride: int, padding: int, output_padding: int) -> list
         last = max((kernel - 1 - shift) // stride, 0, first)
         found.append(_Phase(first, last, last, more - first))
     return found
-
-
-def replace_phases(module: GraphModule) -> int:
-    """Replace strided transposed convolutions in place; returns how many."""
-    count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].stride) == {1}:
-            continue
-        conv, weight, bias = found
-        assert conv.padding is not None
-        axes = [
-            _phases(int(k), s, p, o)
-            for k, s, p, o in zip(
-                weight.shape[2:], conv.stride, conv.padding, conv.output_padding, strict=True
-            )
-        ]
-        if axes[0] is None or axes[1] is None:
-            continue
-        _replace(module, conv, weight, bias, axes[0], axes[1])
-        count += 1
-    return count
-
-
-def replace_latent(module: GraphModule) -> int:
-    """Replace transposed convolutions of 1x1 maps in place; returns how many."""
-    count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].output_padding) != {0}:
-            continue
-        conv, weight, bias = found
-        if [size if isinstance(size, int) else None for size in _sizes(conv.x)] != [1, 1]:
-            continue
-        assert conv.padding is not None
-        for axis, zeros in zip((2, 3), conv.padding, strict=True):
-            weight = weight.narrow(axis, zeros, weight.shape[axis] - 2 * zeros)
-        inputs, channels, rows, columns = weight.shape
-        flat = replace_tensor(module, node, conv.weight, weight.flatten(1).t())
-        offset = None
-        if conv.bias is not None and bias is not None:
-            repeated = bias.repeat_interleave(rows * columns)
-            offset = replace_tensor(module, node, conv.bias, repeated)
-        graph = module.graph
-        with graph.inserting_before(node):
-            batch = graph.call_function(aten.sym_size.int, (conv.x, 0))
-            x = graph.call_function(aten.reshape.default, (conv.x, [batch, inputs]))
-            x = graph.call_function(aten.linear.default, (x, flat, offset))
-            shape: list[Any] = [batch, channels, rows, columns]
-            x = graph.call_function(aten.reshape.default, (x, shape))
-        node.replace_all_uses_with(x)
-        graph.erase_node(node)
-        count += 1
-    return count
 
 
 def _sizes(node: Node) -> Sequence[Any]:

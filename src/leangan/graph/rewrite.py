@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,6 +62,30 @@ def rewrite(generator: Generator, name: str, edits: Mapping[str, Edit]) -> Gener
         )
     step = Step(name, counts, {"largest_difference": difference})
     return generator.then(result.program, step)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One exact edit as a function of a generator, see `rewrite`; made by `exact`."""
+
+    name: str
+    """Of the step in the history."""
+    what: str
+    """What it changes, in words."""
+    edit: Edit
+
+    def __call__(self, generator: Generator) -> Generator:
+        """The rewritten generator; `generator` itself where there is nothing to do."""
+        return rewrite(generator, self.name, {self.what: self.edit})
+
+    def applies(self, generator: Generator) -> bool:
+        """Whether there is something to do; the result is neither exported nor proved."""
+        return self.edit(generator.module()) > 0
+
+
+def exact(name: str, what: str) -> Callable[[Edit], Rewrite]:
+    """Make a `Rewrite` of the edit below."""
+    return lambda edit: Rewrite(name, what, edit)
 
 
 def recapture(generator: Generator, module: GraphModule, step: Step) -> Generator:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.operators import Convolution, aten, only_user, read_convolution
 from leangan.graph.pointwise import reads_by_channel, replay
-from leangan.graph.rewrite import replace_tensor, rewrite, tensor_of
+from leangan.graph.rewrite import exact, replace_tensor, tensor_of
 from leangan.graph.weights import stored_pair
 
 MOST_MACS = 2.0
@@ -19,7 +18,8 @@ MOST_MACS = 2.0
 make up for a little, not for the four times that a 3x3 convolution would take."""
 
 
-def sink_shuffle(generator: Generator) -> Generator:
+@exact("sink-shuffle", "convolutions")
+def sink_shuffle(module: GraphModule) -> int:
     """Move a pixel shuffle below the pointwise operators and the convolution that follow it.
 
     x -> shuffle(r) -> prelu -> conv(k) -> tanh -> y
@@ -29,10 +29,6 @@ def sink_shuffle(generator: Generator) -> Generator:
     For convolutions of odd kernel, "same" zero padding, stride, dilation and groups 1, where it
     takes no more than twice the multiplications; repeated until nothing changes.
     """
-    return rewrite(generator, "sink-shuffle", {"convolutions": _edit})
-
-
-def _edit(module: GraphModule) -> int:
     count = 0
     while any(
         _sink(module, n)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import aten, is_call, only_user, read_convolution
 from leangan.graph.pointwise import reads_by_channel, replay
-from leangan.graph.rewrite import replace_tensor, rewrite
+from leangan.graph.rewrite import exact, replace_tensor
 from leangan.graph.weights import stored_pair
 
 
-def shuffle_by_phase(generator: Generator) -> Generator:
+@exact("shuffle-by-phase", "pixel shuffles")
+def shuffle_by_phase(module: GraphModule) -> int:
     """Pixel shuffles as depth-to-space with the channels of each phase side by side.
 
     x -> conv -> shuffle(r) -> [crop] -> relu
@@ -25,10 +25,6 @@ def shuffle_by_phase(generator: Generator) -> Generator:
     and the pointwise operators, now beside the convolution, are computed along with it. For
     convolutions with groups 1 whose weight is stored and that nothing else reads.
     """
-    return rewrite(generator, "shuffle-by-phase", {"pixel shuffles": _edit})
-
-
-def _edit(module: GraphModule) -> int:
     shuffles = module.graph.find_nodes(op="call_function", target=aten.pixel_shuffle.default)
     return sum(_reorder(module, node) for node in list(shuffles))
 

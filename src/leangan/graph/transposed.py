@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from leangan.generator import Generator
 from leangan.graph.depth_to_space import times
 from leangan.graph.operators import arguments, aten, is_call, only_user
-from leangan.graph.rewrite import replace_tensor, rewrite
+from leangan.graph.rewrite import exact, replace_tensor
 from leangan.graph.weights import stored_kernel
 
 _END = 2**63 - 1
 
 
-def transposed_as_shuffle(generator: Generator) -> Generator:
+@exact("transposed-as-shuffle", "transposed convolutions")
+def transposed_as_shuffle(module: GraphModule) -> int:
     """Strided ConvTranspose2d as convolution, depth-to-space and crop.
 
     x -> conv_transpose(k, stride s)
@@ -32,12 +32,23 @@ def transposed_as_shuffle(generator: Generator) -> Generator:
 
     Any kernel, stride, padding and output_padding; groups and dilation 1.
     """
-    return rewrite(
-        generator, "transposed-as-shuffle", {"transposed convolutions": replace_transposed}
-    )
+    count = 0
+    for node in list(module.graph.nodes):
+        found = stored_kernel(module, node, transposed=True)
+        if found is None or set(found[0].stride) == {1}:
+            continue
+        conv, weight, bias = found
+        assert conv.padding is not None
+        axes = [
+            _axis(int(weight.shape[2 + a]), conv.stride[a], conv.padding[a], conv.output_padding[a])
+            for a in (0, 1)
+        ]
+        count += _replace(module, node, conv.x, conv.weight, weight, conv.bias, bias, axes)
+    return count
 
 
-def upsample_as_shuffle(generator: Generator) -> Generator:
+@exact("upsample-as-shuffle", "upsampled convolutions")
+def upsample_as_shuffle(module: GraphModule) -> int:
     """Nearest upsampling and the convolution after it as one convolution at low resolution.
 
     x -> upsample_nearest(r) -> conv(k)
@@ -47,7 +58,27 @@ def upsample_as_shuffle(generator: Generator) -> Generator:
     The two together are a transposed convolution whose kernel is the convolution's, flipped and
     summed over r neighbours. Fewer multiplications: 4/9 of them for r = 2, k = 3.
     """
-    return rewrite(generator, "upsample-as-shuffle", {"upsampled convolutions": replace_upsampled})
+    count = 0
+    for node in list(module.graph.nodes):
+        found = stored_kernel(module, node, transposed=False)
+        if found is None or set(found[0].stride) != {1}:
+            continue
+        conv, weight, bias = found
+        assert conv.padding is not None
+        if not is_call(conv.x, aten.upsample_nearest2d) or only_user(conv.x) is None:
+            continue
+        factors = arguments(conv.x).get("scale_factors")
+        if not factors or any(f != int(f) for f in factors):
+            continue
+        rates = [int(f) for f in factors]
+        axes = []
+        for a in (0, 1):
+            kernel = int(weight.shape[2 + a])
+            axes.append(_axis(kernel + rates[a] - 1, rates[a], kernel - 1 - conv.padding[a], 0))
+        summed = _upsampled_kernel(weight, rates)
+        source: Any = conv.x.args[0]
+        count += _replace(module, node, source, conv.weight, summed, conv.bias, bias, axes)
+    return count
 
 
 @dataclass(frozen=True)
@@ -87,48 +118,6 @@ def _axis(kernel: int, stride: int, padding: int, output_padding: int) -> _Axis:
     more = -(-(excess - stride + crop) // stride)
     crop_end = stride * more - crop - excess + stride
     return _Axis(stride, crop, first, last, padding - crop, more - first, crop_end)
-
-
-def replace_transposed(module: GraphModule) -> int:
-    """Replace strided transposed convolutions in place; returns how many."""
-    count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].stride) == {1}:
-            continue
-        conv, weight, bias = found
-        assert conv.padding is not None
-        axes = [
-            _axis(int(weight.shape[2 + a]), conv.stride[a], conv.padding[a], conv.output_padding[a])
-            for a in (0, 1)
-        ]
-        count += _replace(module, node, conv.x, conv.weight, weight, conv.bias, bias, axes)
-    return count
-
-
-def replace_upsampled(module: GraphModule) -> int:
-    """Replace nearest upsampling and the convolution after it in place; returns how many."""
-    count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=False)
-        if found is None or set(found[0].stride) != {1}:
-            continue
-        conv, weight, bias = found
-        assert conv.padding is not None
-        if not is_call(conv.x, aten.upsample_nearest2d) or only_user(conv.x) is None:
-            continue
-        factors = arguments(conv.x).get("scale_factors")
-        if not factors or any(f != int(f) for f in factors):
-            continue
-        rates = [int(f) for f in factors]
-        axes = []
-        for a in (0, 1):
-            kernel = int(weight.shape[2 + a])
-            axes.append(_axis(kernel + rates[a] - 1, rates[a], kernel - 1 - conv.padding[a], 0))
-        summed = _upsampled_kernel(weight, rates)
-        source: Any = conv.x.args[0]
-        count += _replace(module, node, source, conv.weight, summed, conv.bias, bias, axes)
-    return count
 
 
 def _upsampled_kernel(weight: Tensor, rates: list[int]) -> Tensor:

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from leangan.generator import Generator
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
-from leangan.graph.rewrite import free_path, new_tensor_node, rewrite
+from leangan.graph.rewrite import exact, free_path, new_tensor_node
 from leangan.graph.weights import stored_kernel
 
 _ROWS, _TAPS = 4, 3
@@ -54,7 +53,8 @@ _GAIN = 32
 sums cost with their sum: from 32 to 32 channels, which is 16, nothing is gained."""
 
 
-def winograd_rows(generator: Generator) -> Generator:
+@exact("winograd-rows", "3x3 convolutions")
+def winograd_rows(module: GraphModule) -> int:
     """3x3 convolutions of many channels as F(4, 3) over rows.
 
     x -> conv(3x3)
@@ -65,10 +65,6 @@ def winograd_rows(generator: Generator) -> Generator:
     Stride 1, dilation 1, one group. Heights that may be no multiple of four are filled up with
     zeros, and what comes of those is cropped.
     """
-    return rewrite(generator, "winograd-rows", {"3x3 convolutions": _edit})
-
-
-def _edit(module: GraphModule) -> int:
     paths: dict[str, str] = {}
     count = 0
     for node in list(module.graph.nodes):
@@ -86,7 +82,13 @@ def _pays(conv: Convolution, kernel: torch.Size) -> bool:
 
 
 def _replace(module: GraphModule, conv: Convolution, paths: dict[str, str]) -> None:
-    """Args: `paths` of the constant sums, which all convolutions of a module share."""
+    """Put four rows at once in the place of one convolution.
+
+    Args:
+        module: is changed.
+        conv: of it, with a stored kernel.
+        paths: of the constant sums by name, which the convolutions of a module share.
+    """
 
     def constant(name: str, value: Tensor) -> Node:
         if name in paths:
@@ -110,11 +112,11 @@ def _replace(module: GraphModule, conv: Convolution, paths: dict[str, str]) -> N
         products = []
         for point, (sums, taps) in enumerate(zip(_INPUTS, _KERNEL, strict=True)):
             column = torch.tensor(sums, dtype=torch.float32).reshape(1, 1, -1, 1)
-            stored = constant(f"inputs_{inputs}_{point}", column.repeat(inputs, 1, 1, 1))
-            depthwise = (x, stored, None, [_ROWS, 1], [top, 0], [1, 1], inputs)
-            y = graph.call_function(aten.conv2d.default, depthwise)
-            stored = constant(f"taps_{point}", torch.tensor([taps], dtype=torch.float32))
-            kernel = graph.call_function(aten.matmul.default, (stored, conv.weight))
+            depthwise = constant(f"inputs_{inputs}_{point}", column.repeat(inputs, 1, 1, 1))
+            args = (x, depthwise, None, [_ROWS, 1], [top, 0], [1, 1], inputs)
+            y = graph.call_function(aten.conv2d.default, args)
+            row = constant(f"taps_{point}", torch.tensor([taps], dtype=torch.float32))
+            kernel = graph.call_function(aten.matmul.default, (row, conv.weight))
             bias = conv.bias if point == _BIASED else None
             products.append(
                 graph.call_function(aten.conv2d.default, (y, kernel, bias, [1, 1], [0, left]))
