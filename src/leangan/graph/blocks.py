@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
 from leangan.graph.rewrite import exact, replace_tensor
-from leangan.graph.weights import stored_kernel
+from leangan.graph.weights import stored_kernels
 
 _LANES = 16
 """Outputs that a CPU's kernels compute at once, whether or not there are so many."""
@@ -38,12 +38,10 @@ def outputs_as_blocks(module: GraphModule) -> int:
     the input's.
     """
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=False)
-        if found is None or set(found[0].stride) != {1}:
+    for conv, weight, bias in stored_kernels(module, transposed=False):
+        if set(conv.stride) != {1}:
             continue
-        conv, weight, bias = found
-        block = _block(weight.shape, node.meta["val"].shape)
+        block = _block(weight.shape, conv.node.meta["val"].shape)
         if block is not None:
             _replace(module, conv, weight, bias, block)
             count += 1

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
 from leangan.graph.rewrite import exact, free_path, new_tensor_node, replace_tensor
-from leangan.graph.weights import stored_kernel
+from leangan.graph.weights import stored_kernels
 
 
 @exact("transposed-as-phases", "transposed convolutions")
@@ -36,11 +36,9 @@ def transposed_as_phases(module: GraphModule) -> int:
     2 * padding is); groups and dilation 1.
     """
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].stride) == {1}:
+    for conv, weight, bias in stored_kernels(module, transposed=True):
+        if set(conv.stride) == {1}:
             continue
-        conv, weight, bias = found
         assert conv.padding is not None
         axes = [
             _phases(int(k), s, p, o)
@@ -63,23 +61,21 @@ def latent_as_linear(module: GraphModule) -> int:
     stride and padding; groups 1, no output_padding.
     """
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].output_padding) != {0}:
+    for conv, weight, bias in stored_kernels(module, transposed=True):
+        if set(conv.output_padding) != {0}:
             continue
-        conv, weight, bias = found
         if [size if isinstance(size, int) else None for size in _sizes(conv.x)] != [1, 1]:
             continue
         assert conv.padding is not None
         for axis, zeros in zip((2, 3), conv.padding, strict=True):
             weight = weight.narrow(axis, zeros, weight.shape[axis] - 2 * zeros)
         inputs, channels, rows, columns = weight.shape
+        node, graph = conv.node, module.graph
         flat = replace_tensor(module, node, conv.weight, weight.flatten(1).t())
         offset = None
         if conv.bias is not None and bias is not None:
             repeated = bias.repeat_interleave(rows * columns)
             offset = replace_tensor(module, node, conv.bias, repeated)
-        graph = module.graph
         with graph.inserting_before(node):
             batch = graph.call_function(aten.sym_size.int, (conv.x, 0))
             x = graph.call_function(aten.reshape.default, (conv.x, [batch, inputs]))

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from leangan.graph.depth_to_space import times
 from leangan.graph.operators import arguments, aten, is_call, only_user
 from leangan.graph.rewrite import exact, replace_tensor
-from leangan.graph.weights import stored_kernel
+from leangan.graph.weights import stored_kernels
 
 _END = 2**63 - 1
 
@@ -33,17 +33,15 @@ def transposed_as_shuffle(module: GraphModule) -> int:
     Any kernel, stride, padding and output_padding; groups and dilation 1.
     """
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=True)
-        if found is None or set(found[0].stride) == {1}:
+    for conv, weight, bias in stored_kernels(module, transposed=True):
+        if set(conv.stride) == {1}:
             continue
-        conv, weight, bias = found
         assert conv.padding is not None
         axes = [
             _axis(int(weight.shape[2 + a]), conv.stride[a], conv.padding[a], conv.output_padding[a])
             for a in (0, 1)
         ]
-        count += _replace(module, node, conv.x, conv.weight, weight, conv.bias, bias, axes)
+        count += _replace(module, conv.node, conv.x, conv.weight, weight, conv.bias, bias, axes)
     return count
 
 
@@ -59,11 +57,9 @@ def upsample_as_shuffle(module: GraphModule) -> int:
     summed over r neighbours. Fewer multiplications: 4/9 of them for r = 2, k = 3.
     """
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=False)
-        if found is None or set(found[0].stride) != {1}:
+    for conv, weight, bias in stored_kernels(module, transposed=False):
+        if set(conv.stride) != {1}:
             continue
-        conv, weight, bias = found
         assert conv.padding is not None
         if not is_call(conv.x, aten.upsample_nearest2d) or only_user(conv.x) is None:
             continue
@@ -77,7 +73,7 @@ def upsample_as_shuffle(module: GraphModule) -> int:
             axes.append(_axis(kernel + rates[a] - 1, rates[a], kernel - 1 - conv.padding[a], 0))
         summed = _upsampled_kernel(weight, rates)
         source: Any = conv.x.args[0]
-        count += _replace(module, node, source, conv.weight, summed, conv.bias, bias, axes)
+        count += _replace(module, conv.node, source, conv.weight, summed, conv.bias, bias, axes)
     return count
 
 

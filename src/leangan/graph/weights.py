@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,16 @@ def stored_kernel(
     if stored is None or conv.groups != 1 or set(conv.dilation) != {1}:
         return None
     return conv, *stored
+
+
+def stored_kernels(
+    module: GraphModule, *, transposed: bool
+) -> Iterator[tuple[Convolution, Tensor, Tensor | None]]:
+    """All of `stored_kernel`, in the order of the graph, which may be changed meanwhile."""
+    for node in list(module.graph.nodes):
+        found = stored_kernel(module, node, transposed=transposed)
+        if found is not None:
+            yield found
 
 
 def with_weights(generator: Generator, new: Mapping[str, Tensor]) -> ExportedProgram:

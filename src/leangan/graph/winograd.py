@@ -23,7 +23,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from leangan.graph.depth_to_space import depth_to_space
 from leangan.graph.operators import Convolution, aten
 from leangan.graph.rewrite import exact, free_path, new_tensor_node
-from leangan.graph.weights import stored_kernel
+from leangan.graph.weights import stored_kernels
 
 _ROWS, _TAPS = 4, 3
 """Outputs at once, and taps of the kernel."""
@@ -67,10 +67,9 @@ def winograd_rows(module: GraphModule) -> int:
     """
     paths: dict[str, str] = {}
     count = 0
-    for node in list(module.graph.nodes):
-        found = stored_kernel(module, node, transposed=False)
-        if found is not None and _pays(found[0], found[1].shape):
-            _replace(module, found[0], paths)
+    for conv, weight, _ in stored_kernels(module, transposed=False):
+        if _pays(conv, weight.shape):
+            _replace(module, conv, paths)
             count += 1
     return count
 
