@@ -150,6 +150,34 @@ def test_modes_and_weights_are_left_alone() -> None:
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
+class Merging(nn.Module):
+    """As SPAN's blocks in eval: the kernels' sum is written over at every run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.skip = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.eval_conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def update_params(self) -> None:
+        small = nn.functional.pad(self.skip.weight.data.clone(), (1, 1, 1, 1))
+        self.eval_conv.weight.data = self.wide.weight.data.clone() + small
+        self.eval_conv.bias.data = self.wide.bias.data + self.skip.bias.data
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.update_params()
+        return self.eval_conv(x)
+
+
+def test_kernels_that_are_merged_at_every_run_are_merged_once() -> None:
+    torch.manual_seed(0)
+    net, x = Merging(), torch.randn(1, 3, 20, 24)
+    made = from_module(net, (x,))
+    wanted = net.wide(x) + net.skip(x)
+    torch.testing.assert_close(made(x), wanted)
+    net.skip.weight.data.zero_()  # the module itself goes on merging
+    assert not torch.allclose(net(x), wanted)
+
+
 def test_half_precision_weights_become_float() -> None:
     module = nn.Conv2d(3, 3, 3, padding=1).half()
     generator = from_module(module, [torch.randn(1, 3, 32, 32)])

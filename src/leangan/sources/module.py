@@ -121,15 +121,31 @@ def _plain(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; every submodule gets its own mode back."""
+    """Eval mode for the block; every submodule gets its own mode back.
+
+    SPAN's blocks put the sum of their kernels into `eval_conv` at every run (Wan et al. 2024),
+    which no export can follow: here they do so once.
+    """
     modes = [(m, m.training) for m in module.modules()]
+    merging: list[Any] = [
+        m for m, _ in modes if hasattr(m, "update_params") and hasattr(m, "eval_conv")
+    ]
     for m, _ in modes:
         m.training = False
+    for m in merging:
+        m.update_params()
+        m.update_params = _nothing
     try:
         yield
     finally:
         for m, training in modes:
             m.training = training
+        for m in merging:
+            del m.update_params
+
+
+def _nothing() -> None:
+    """Kernels are merged already."""
 
 
 def _wanted_inputs(
