@@ -16,6 +16,7 @@ from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
 from leangan.architectures.istftnet import ISTFTNET
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
+from leangan.architectures.mobile_stylegan import MOBILE_STYLEGAN
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.rrdb import RRDB
@@ -161,6 +162,14 @@ class TestIstftnet(ArchitectureTests):
 class TestSmallUnet(ArchitectureTests):
     family = SMALL_UNET
     cases = ({"widths": (4, 8, 6), "blocks": 1}, {"widths": (4, 8), "blocks": 0, "channels": 1})
+
+
+class TestMobileStyleGan(ArchitectureTests):
+    family = MOBILE_STYLEGAN
+    cases = (
+        {"latent": 6, "widths": (8, 12, 6), "style": 10, "depth": 2},
+        {"latent": 8, "widths": (8,), "style": 8, "depth": 1, "channels": 1},
+    )
 
 
 class TestHifiganDiscriminator(ArchitectureTests):

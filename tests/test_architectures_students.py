@@ -8,8 +8,10 @@ from task_nets import Smooth, image_generator, net_and_photos, voice_net
 
 import leangan as lg
 from leangan.architectures import try_recognise
+from leangan.architectures.dcgan import DCGAN
 from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.istftnet import ISTFTNET, InverseStft
+from leangan.architectures.mobile_stylegan import inverse_haar
 from leangan.errors import LeanganError
 from leangan.generator import Step
 from leangan.search.students import make_student
@@ -66,6 +68,26 @@ def test_a_unet_learns_pictures():
     made, losses = learned("small-unet:widths=[4,8]", teacher, torch.rand(2, 3, 32, 40) - 1, l1)
     assert made.signature.inputs[0].multiple == (1, 1, 2, 2)
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_inverse_haar_transform_undoes_that_of_the_bands():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 12)
+    a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+    bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
+    found = inverse_haar(torch.cat(bands, 1) / 2)
+    torch.testing.assert_close(found, x, atol=1e-6, rtol=1e-6)
+
+
+def test_a_styled_student_learns_from_one_of_transposed_convolutions():
+    torch.manual_seed(0)
+    arguments = {"latent": 6, "widths": (8,), "channels": 3, "norm": "none"}
+    z = torch.randn(4, 6, 1, 1)
+    teacher = lg.load(DCGAN.build(**arguments).eval(), example_inputs=[z], task="synthesis")
+    spec = "mobile-stylegan:latent=6,widths=[8],style=8,depth=1"
+    made, losses = learned(spec, teacher, z, l1)
+    assert made(z[:1]).shape == (1, 3, 8, 8)
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_student_that_needs_other_sizes_is_refused_before_it_learns(tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Port
-from leangan.sources import module as module_
+from leangan.sources import agreement
 from leangan.sources.module import from_module
 
 
@@ -264,13 +264,51 @@ def test_modules_that_cannot_be_believed_are_refused(module: nn.Module, error: s
 def test_one_run_that_adds_up_in_another_order_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    true, disturbed = module_.share_of_range, [4e-5]
+    true, disturbed = agreement.share_of_range, [4e-5]
     monkeypatch.setattr(
-        module_, "share_of_range", lambda *two: disturbed.pop() if disturbed else true(*two)
+        agreement, "share_of_range", lambda *two: disturbed.pop() if disturbed else true(*two)
     )
     generator = from_module(nn.Conv2d(3, 3, 3, padding=1), [torch.randn(1, 3, 16, 20)])
     assert not disturbed
     assert generator.history[-1].measured["largest_difference"] < 1e-5
+
+
+class EvenOnly(nn.Module):
+    """Pads to an even size and crops again, where code asks whether it has to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        high, wide = x.shape[2:]
+        more = (-wide % 2, -high % 2)
+        y = self.conv(nn.functional.pad(x, (18, 18 + more[0], 18, 18 + more[1]), "reflect"))
+        if more != (0, 0):
+            y = y[..., : high + 36, : wide + 36]
+        return y[..., 18:-18, 18:-18]
+
+
+class SharesPooled(nn.Module):
+    """Adds the largest of each quarter of a quarter, as SAFMN does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        high, wide = x.shape[2:]
+        small = nn.functional.adaptive_max_pool2d(x, (high // 4, wide // 4))
+        return x + nn.functional.interpolate(small, size=(high, wide))
+
+
+@pytest.mark.parametrize(("module", "multiple"), [(EvenOnly(), 2), (SharesPooled(), 4)])
+def test_code_that_asks_about_sizes_is_right_at_multiples(module: nn.Module, multiple: int) -> None:
+    for example in (None, [torch.randn(1, 3, 33, 35)]):
+        ports = [Port("x", "image", "NCHW", (None, 3, None, None), (1, 3, 64, 64), (0.0, 1.0))]
+        made = from_module(module, example, inputs=None if example else ports)
+        port = made.signature.inputs[0]
+        assert port.multiple == (1, 1, multiple, multiple)
+        assert all(n % multiple == 0 for n in port.typical[2:])
+        for high, wide in ((24, 40), (64, 44)):
+            x = torch.randn(2, 3, high, wide)
+            torch.testing.assert_close(made(x), module(x))
 
 
 def test_a_scale_made_of_the_size_is_fixed_or_right() -> None:

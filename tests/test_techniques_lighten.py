@@ -13,12 +13,16 @@ from leangan.graph.cost import macs
 from leangan.search.students import make_student
 from leangan.tasks.base import Sample
 from leangan.techniques.lighten import (
+    drop_attention,
     drop_blocks,
     freeze_norms,
+    grouped,
     low_rank,
     resize,
     separable,
     spatial,
+    stacked,
+    tucker,
 )
 from leangan.training.student import Student
 
@@ -129,6 +133,97 @@ def test_a_separable_kernel_is_split_exactly():
     x = torch.randn(2, 8, 20, 28)
     torch.testing.assert_close(made(x), net(x), atol=1e-4, rtol=1e-4)
     assert macs(made) < 0.3 * macs(net)
+
+
+def test_a_kernel_of_low_rank_on_both_sides_is_split_exactly():
+    torch.manual_seed(5)
+    conv = nn.Conv2d(12, 40, 3, padding=2, dilation=2, stride=(1, 2))
+    core, left, right = torch.randn(8, 3, 3, 3), torch.randn(40, 8), torch.randn(12, 3)
+    conv.weight.data = torch.einsum("srkl,os,ir->oikl", core, left, right)
+    net = lg.load(conv.eval(), example_inputs=torch.rand(1, 12, 24, 24))
+    made = tucker(net, 0.2)
+    x = torch.randn(2, 12, 20, 28)
+    torch.testing.assert_close(made(x), net(x), atol=1e-3, rtol=1e-3)
+    assert macs(made) < 0.25 * macs(net)  # the first part runs where the stride leaves out
+
+
+def test_a_kernel_of_groups_is_split_exactly():
+    torch.manual_seed(6)
+    conv = nn.Conv1d(12, 18, 5, padding=4, dilation=2)
+    inner, point = torch.randn(4, 3, 3, 5), torch.randn(18, 4, 3)
+    conv.weight.data = torch.einsum("gmik,ogm->ogik", inner, point).reshape(18, 12, 5)
+    net = lg.load(conv.eval(), example_inputs=torch.rand(1, 12, 24))
+    made = grouped(net, 0.4)
+    x = torch.randn(2, 12, 31)
+    torch.testing.assert_close(made(x), net(x), atol=1e-4, rtol=1e-4)
+    assert macs(made) <= 0.4 * macs(net)
+    kernels = sorted(tuple(w.shape) for w in made.program.state_dict.values() if w.dim() == 3)
+    assert kernels == [(12, 3, 5), (18, 12, 1)]
+
+
+def test_a_large_kernel_that_is_a_stack_of_small_ones_is_found_again():
+    torch.manual_seed(7)
+    small = [nn.Conv2d(a, b, 3, bias=False) for a, b in ((3, 4), (4, 4), (4, 16))]
+    conv = nn.Conv2d(3, 16, 7, padding=3, stride=2)
+    x = torch.randn(2, 3, 21, 30)
+    impulses = torch.zeros(3, 3, 13, 13)
+    for channel in range(3):
+        impulses[channel, channel, 6, 6] = 1
+    with torch.no_grad():
+        conv.weight.data = nn.Sequential(*small)(impulses).flip(2, 3).transpose(0, 1)
+    net = lg.load(conv.eval(), example_inputs=torch.rand(1, 3, 24, 24))
+    made = stacked(net, 0.5)
+    error = (made(x) - net(x)).square().mean() / net(x).square().mean()
+    assert float(error) < 1e-3
+    assert [tuple(w.shape[2:]) for w in made.program.state_dict.values() if w.dim() == 4] == [
+        (3, 3)
+    ] * 3
+    with pytest.raises(LeanganError, match="no convolution that stacked makes cheaper"):
+        stacked(made, 0.5)
+
+
+class Attends(nn.Module):
+    """A block of self-attention, gated channels, and an instance norm that is spelled out."""
+
+    def __init__(self, attention=True, gate=True):
+        super().__init__()
+        torch.manual_seed(8)
+        self.head, self.tail = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.maps = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 16, 1)
+        self.attention, self.gate = attention, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(x)
+        if self.attention:
+            a, b, c = (m(y).flatten(2) for m in self.maps)
+            y = y + (c @ (a.transpose(1, 2) @ b).softmax(1)).view_as(y)
+        mean = y.mean((2, 3), keepdim=True)
+        y = (y - mean) / ((y - mean).square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+        if self.gate:
+            averages = F.relu(y).mean((2, 3), keepdim=True)
+            scale, shift = self.excite(F.relu(self.squeeze(averages))).chunk(2, 1)
+            y = y * torch.sigmoid(scale) + shift
+        return self.tail(y)
+
+
+def test_attention_goes_and_norms_stay():
+    x = torch.rand(1, 3, 16, 20)
+    whole = lg.load(Attends().eval(), example_inputs=[torch.rand(1, 3, 16, 16)])
+    made = drop_attention(whole, [(x,)])
+    step = made.history[-1].measured
+    assert len(step["blocks"]) == 1
+    assert len(step["gates"]) == 1
+    assert not any("softmax" in str(n.target) for n in made.program.graph.nodes)
+    plain = Attends(attention=False).eval()
+    torch.testing.assert_close(made(x), plain(x), atol=1e-4, rtol=1e-4)  # frozen on that picture
+    other = torch.rand(1, 3, 16, 16) ** 3
+    assert float((made(other) - plain(other)).detach().abs().max()) > 1e-3
+    bare = lg.load(Attends(attention=False, gate=False).eval(), example_inputs=[x])
+    with pytest.raises(LeanganError, match="no residual block of self-attention"):
+        drop_attention(bare, [(x,)])
+    with pytest.raises(UsageError, match="there is none"):
+        drop_attention(whole, [])
 
 
 def test_frozen_norms_are_right_on_the_picture_they_were_frozen_on(net, samples):

@@ -17,6 +17,7 @@ from leangan.architectures.hifigan import HIFIGAN
 from leangan.architectures.hifigan_discriminator import HIFIGAN_DISCRIMINATOR
 from leangan.architectures.istftnet import ISTFTNET
 from leangan.architectures.mlp import MLP, MLP_DISCRIMINATOR
+from leangan.architectures.mobile_stylegan import MOBILE_STYLEGAN
 from leangan.architectures.patchgan import PATCHGAN
 from leangan.architectures.pix2pix_unet import PIX2PIX_UNET
 from leangan.architectures.reparameterized import plain_weights
@@ -44,6 +45,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ISTFTNET,
     SMALL_UNET,
     SHUFFLE_RESNET,
+    MOBILE_STYLEGAN,
     SQUEEZENET,
     HIFIGAN_DISCRIMINATOR,
     STYLEGAN2_DISCRIMINATOR,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch._decomp import _should_decompose_because_unsafe_op
 from torch._export.verifier import Verifier
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.fx.experimental.symbolic_shapes import is_concrete_int, statically_known_true
+from torch.nn import functional as F
 
 from leangan.errors import LeanganError
 from leangan.graph.operators import aten
@@ -70,7 +71,7 @@ def capture(
         module.eval()
     try:
         # What cannot be exported is printed as a graph to stderr as well as raised.
-        with torch.no_grad(), quiet(), redirect_stderr(io.StringIO()):
+        with torch.no_grad(), quiet(), redirect_stderr(io.StringIO()), _max_pools_of_free_sizes():
             program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
             if all(map(_stays, program.graph.nodes)):
                 program._verifiers = [Verifier]  # of plain ATen, as the decompositions say
@@ -113,6 +114,39 @@ def _takes_any_number(module: nn.Module) -> bool:
     """Whether it has forward(*inputs)."""
     kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
     return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
+
+
+@contextmanager
+def _max_pools_of_free_sizes() -> Iterator[None]:
+    """Adaptive max pooling to a share of a free size as plain max pooling.
+
+    The export takes the size that adaptive max pooling is asked for as a number. Plain pooling is
+    the same at multiples of its kernel, and sources find out what those are.
+    """
+    functional: Any = F
+    usual = functional.adaptive_max_pool2d
+
+    def pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        if isinstance(output_size, tuple | list) and not return_indices:
+            sizes = list(zip(input.shape[-2:], output_size, strict=True))
+            kernel = [_hint(n) // max(1, _hint(wanted)) for n, wanted in sizes]
+            shares = [n // k == wanted for (n, wanted), k in zip(sizes, kernel, strict=True)]
+            free = any(isinstance(wanted, torch.SymInt) for wanted in output_size)
+            if free and all(map(statically_known_true, shares)):
+                return F.max_pool2d(input, kernel)
+        return usual(input, output_size, return_indices)
+
+    functional.adaptive_max_pool2d = pool
+    try:
+        yield
+    finally:
+        functional.adaptive_max_pool2d = usual
+
+
+def _hint(size: Any) -> int:
+    """The size in the example, without making a law of it."""
+    known: Any = size.node.hint if isinstance(size, torch.SymInt) else size
+    return int(known or 1)
 
 
 def _views_of_unknown_strides(program: ExportedProgram) -> None:

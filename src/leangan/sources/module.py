@@ -14,9 +14,8 @@ from torch.export import ExportedProgram
 
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Signature, Step
-from leangan.graph.capture import capture, input_shapes, output_shapes, quiet
-from leangan.graph.difference import share_of_range
-from leangan.runner import runner
+from leangan.graph.capture import capture, input_shapes, output_shapes
+from leangan.sources.agreement import input_port, prove, random_inputs, run
 from leangan.sources.ports import (
     check_stated,
     guess_kind,
@@ -26,10 +25,8 @@ from leangan.sources.ports import (
     output_ranges,
     override,
 )
-from leangan.sources.probe import SPATIAL, Sizes, probe, shapes_at
+from leangan.sources.probe import SPATIAL, probe, shapes_at
 
-TOLERANCE = 1e-5
-"""Largest difference to the module, as a share of the output's range, that is called equal."""
 _LEAST = 32  # smallest spatial size of a trace: small ones are taken for broadcasts
 
 
@@ -68,7 +65,7 @@ def from_module(
     with _evaluating(module):
         wanted = _wanted_inputs(module, example_inputs, inputs)
         examples = _examples(wanted, example_inputs)
-        results = _run(module, examples)
+        results = run(module, examples)
         names = [p.name for p in outputs] if outputs else output_names(len(results))
         if len(names) != len(results):
             raise LeanganError(
@@ -79,22 +76,23 @@ def from_module(
         shapes = input_shapes(program)
         if not _fit(examples, shapes):  # sizes that had to be fixed are the typical ones
             known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
-            examples = _random(known, {})
-            results = _run(module, examples)
+            examples = random_inputs(known, {})
+            results = run(module, examples)
         layouts = [p.layout for p in wanted]
         usual = max((p.typical[a] for p in wanted for a in _spatial(p)), default=1)
         # Feature maps have no pixels that must lie over those of the input.
         exact = [p.kind not in ("feature", "score") for p in outputs or ()] or [True] * len(names)
-        sizes = probe(program, layouts, shapes, usual, exact)
-        ports = tuple(_input_port(p, s, sizes) for p, s in zip(wanted, shapes, strict=True))
-        ports = override(ports, kinds, ranges)
-        trials = [examples, *_other_sizes(ports, sizes)]
-        difference = _largest_difference(module, program, trials, results, name)
+        found = probe(program, layouts, shapes, usual, exact)
+        known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
+        known = list(override(known, kinds, ranges))
+        first = examples, results
+        sizes, trials, difference = prove(module, program, known, found, first, name)
+        ports = tuple(input_port(p, sizes) for p in known)
     made = _output_ports(program, ports, names, outputs)
     signature = Signature(ports, override(made, kinds, ranges))
     measured: dict[str, Any] = {
         "largest_difference": difference,
-        "checked_at": [[list(x.shape) for x in trial] for trial in trials],
+        "checked_at": [[list(x.shape) for x in inputs] for inputs, _ in trials],
         "fixed_axes": fixed,
     }
     if sizes is not None:
@@ -197,7 +195,7 @@ def _examples(ports: Sequence[Port], given: Sequence[Tensor] | None) -> tuple[Te
     """The user's tensors; where there are none, small random ones of valid size."""
     if given is not None:
         return tuple(x.detach().to("cpu", torch.float32) for x in given)
-    return _random(ports, _trace_sizes(ports, None))
+    return random_inputs(ports, _trace_sizes(ports, None))
 
 
 def _trace_sizes(ports: Sequence[Port], examples: Sequence[Tensor] | None) -> dict[str, int]:
@@ -223,42 +221,6 @@ def _trace_sizes(ports: Sequence[Port], examples: Sequence[Tensor] | None) -> di
     return sizes
 
 
-def _random(ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0) -> tuple[Tensor, ...]:
-    """Standard normal inputs, or uniform ones over the known range."""
-    rng = torch.Generator().manual_seed(seed)
-    made = []
-    for port in ports:
-        shape = tuple(
-            fixed if fixed is not None else sizes.get(letter, typical)
-            for letter, fixed, typical in zip(port.layout, port.shape, port.typical, strict=True)
-        )
-        if port.range is None:
-            made.append(torch.randn(shape, generator=rng))
-        else:
-            low, high = port.range
-            made.append(torch.rand(shape, generator=rng) * (high - low) + low)
-    return tuple(made)
-
-
-def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    try:
-        with torch.no_grad():
-            result = module(*inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LeanganError(
-            f"{type(module).__name__} does not run on inputs of shape {shapes}: {reason}"
-        ) from error
-    results = tuple(result) if isinstance(result, tuple | list) else (result,)
-    if not results or not all(isinstance(r, Tensor) for r in results):
-        raise LeanganError(
-            f"{type(module).__name__} returns {type(result).__name__}, not a tensor or a tuple of "
-            "tensors; wrap it in a module that returns the tensors."
-        )
-    return results
-
-
 def _capture(
     module: nn.Module, ports: Sequence[Port], examples: Sequence[Tensor]
 ) -> tuple[ExportedProgram, list[str]]:
@@ -270,7 +232,7 @@ def _capture(
         trace = [dataclasses.replace(p, shape=tuple(s)) for p, s in zip(ports, shapes, strict=True)]
         free = [[a for a, size in enumerate(s) if size is None] for s in shapes]
         try:
-            program = capture(module, _random(trace, _trace_sizes(trace, examples)), free)
+            program = capture(module, random_inputs(trace, _trace_sizes(trace, examples)), free)
             found = input_shapes(program)
         except LeanganError as failure:
             error = error or failure
@@ -307,66 +269,6 @@ def _fit(examples: Sequence[Tensor], shapes: Sequence[tuple[int | None, ...]]) -
 
 def _spatial(port: Port) -> list[int]:
     return [axis for axis, letter in enumerate(port.layout) if letter in SPATIAL]
-
-
-def _input_port(port: Port, shape: tuple[int | None, ...], sizes: Sizes | None) -> Port:
-    multiple = tuple(
-        sizes.multiple if size is None and letter in SPATIAL and sizes is not None else 1
-        for letter, size in zip(port.layout, shape, strict=True)
-    )
-    typical = tuple(
-        typical if size is None else size for typical, size in zip(port.typical, shape, strict=True)
-    )
-    return dataclasses.replace(port, shape=shape, typical=typical, multiple=multiple)
-
-
-def _other_sizes(ports: Sequence[Port], sizes: Sizes | None) -> list[tuple[Tensor, ...]]:
-    """Inputs at two further sizes, the second with odd sizes where they are allowed."""
-    step = sizes.multiple if sizes else 1
-    base = -(-max(sizes.minimum if sizes else 1, 16) // step) * step
-    letters = sorted(
-        {x for p in ports for x, s in zip(p.layout, p.shape, strict=True) if s is None}
-    )
-    spatial = [x for x in letters if x != "N"]
-    even = {letter: base + i * step for i, letter in enumerate(spatial)} | {"N": 1}
-    odd = {letter: base + (2 * i + 1) * step for i, letter in enumerate(spatial)} | {"N": 3}
-    return [_random(ports, even, 1), _random(ports, odd, 2)] if letters else []
-
-
-def _largest_difference(
-    module: nn.Module,
-    program: ExportedProgram,
-    trials: Sequence[Sequence[Tensor]],
-    first: Sequence[Tensor],
-    name: str,
-) -> float:
-    """Largest difference between module and graph over all trials, as a share of the range.
-
-    `first` is what the module returned in the first trial: large networks take seconds.
-    """
-    graph = runner(program)
-
-    def difference(inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-        with quiet():
-            got = _run(graph, inputs)
-        return max(share_of_range(x, y) for x, y in zip(expected, got, strict=True))
-
-    worst = 0.0
-    for i, inputs in enumerate(trials):
-        found = difference(inputs, first if i == 0 else _run(module, inputs))
-        if not found <= TOLERANCE:
-            # Once in a few hundred runs a machine was seen to add up in another order (4e-5 of
-            # the range). What depends on sizes or on chance differs a second time.
-            found = difference(inputs, _run(module, inputs))
-        if not found <= TOLERANCE:
-            shapes = ", ".join(str(tuple(i.shape)) for i in inputs)
-            raise LeanganError(
-                f"The graph of {name} does not compute what the module does at {shapes} "
-                f"(difference {found:.1e} of the range): its code depends on the size or "
-                "is random, or its output is not finite."
-            )
-        worst = max(worst, found)
-    return worst
 
 
 def _output_ports(

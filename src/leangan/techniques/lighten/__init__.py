@@ -7,23 +7,29 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from leangan.generator import Generator
-from leangan.techniques.lighten.factorize import low_rank, separable, spatial
+from leangan.techniques.lighten.attention import drop_attention
+from leangan.techniques.lighten.factorize import grouped, low_rank, separable, spatial, tucker
 from leangan.techniques.lighten.half_ends import half_ends
 from leangan.techniques.lighten.norms import freeze_norms
 from leangan.techniques.lighten.resize import resize
 from leangan.techniques.lighten.shallow import drop_blocks
+from leangan.techniques.lighten.stacked import stacked
 
 Samples = Sequence[tuple[Tensor, ...]]
 
 LIGHTER: dict[str, Callable[[Generator, float, Samples], Generator]] = {
     "shallow": drop_blocks,
     "low-rank": lambda generator, share, samples: low_rank(generator, share),
+    "tucker": lambda generator, share, samples: tucker(generator, share),
+    "grouped": lambda generator, share, samples: grouped(generator, share),
     "spatial": lambda generator, share, samples: spatial(generator, share),
+    "stacked": lambda generator, share, samples: stacked(generator, share),
 }
 """By name; each leaves a share of the multiply-accumulates, or of what can be changed."""
 WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
     "separable": lambda generator, samples: separable(generator),
     "plain-norms": freeze_norms,
+    "no-attention": drop_attention,
     "resize": lambda generator, samples: resize(generator),
     "half-ends": half_ends,
 }
@@ -32,11 +38,15 @@ WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
 __all__ = [
     "LIGHTER",
     "WHOLE",
+    "drop_attention",
     "drop_blocks",
     "freeze_norms",
+    "grouped",
     "half_ends",
     "low_rank",
     "resize",
     "separable",
     "spatial",
+    "stacked",
+    "tucker",
 ]

@@ -1,25 +1,19 @@
-"""One convolution as two that cost less together, from the closest factors of its kernel."""
+"""One convolution as several that cost less together, from the closest factors of its kernel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
 
-from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Step
-from leangan.graph.operators import Convolution, read_convolution
-from leangan.graph.rewrite import layer_name, new_tensor_node, recapture, tensor_of, tidy
-from leangan.techniques.order import refuse_quantized
+from leangan.techniques.lighten.split import Part, check_share, split_layers
 
-_SMALLEST = 8
-"""Channels below which a layer is left alone: what enters and leaves the picture."""
-_LARGE = 5
-"""Kernels of this side or more are worth a column and a row."""
+LARGE = 5
+"""Kernels of this side or more are worth several smaller ones."""
+_ROUNDS = 10
+"""Of alternating between the two sides of a Tucker decomposition; it has settled by then."""
 
 
 def low_rank(generator: Generator, share: float) -> Generator:
@@ -37,21 +31,58 @@ def low_rank(generator: Generator, share: float) -> Generator:
         UsageError: the share makes no sense, or the generator is quantized.
         LeanganError: there is no convolution that this would make cheaper.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"low_rank leaves a share between 0 and 1; {share} is none.")
+    check_share("low_rank", share)
 
-    def split(weight: Tensor, conv: Convolution) -> tuple[Tensor, Tensor, int] | None:
+    def split(weight: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         rank = int(share * weight.numel() / (ins * math.prod(kernel) + outs))
         if rank < 1 or rank >= min(outs, ins * math.prod(kernel)):
             return None
-        u, s, v = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
-        root = s[:rank].sqrt()
-        first = (root[:, None] * v[:rank]).reshape(rank, ins, *kernel)
-        second = (u[:, :rank] * root).reshape(outs, rank, *(1 for _ in kernel))
-        return first.float(), second.float(), 1
+        left, right = _factors(weight.flatten(1), rank)
+        return [Part(right.reshape(rank, ins, *kernel)), Part(_pointwise(left, weight))]
 
-    return _split_layers(generator, split, Step("low_rank", {"share": share}))
+    return split_layers(generator, split, Step("low_rank", {"share": share}))
+
+
+def tucker(generator: Generator, share: float) -> Generator:
+    """Convolutions as a 1x1 one, a narrow one and a 1x1 one, by a Tucker-2 decomposition.
+
+    W (out, in, k, k) ~ A (out, s, 1, 1) C (s, r, k, k) B (r, in, 1, 1), with r and s the same
+    share of the channels on their side (Kim et al. 2016, "Compression of Deep Convolutional
+    Neural Networks for Fast and Low Power Mobile Applications"), by alternating least squares.
+
+    Args:
+        generator: float.
+        share: of the multiply-accumulates to leave of each such layer, between 0 and 1.
+
+    Raises:
+        UsageError: the share makes no sense, or the generator is quantized.
+        LeanganError: there is no convolution that this would make cheaper.
+    """
+    check_share("tucker", share)
+
+    def split(weight: Tensor) -> list[Part] | None:
+        outs, ins, *kernel = weight.shape
+        taps = math.prod(kernel)
+        # in * r + r * s * k * k + s * out at r = x * in, s = x * out
+        a, b, c = outs * ins * taps, ins**2 + outs**2, -share * weight.numel()
+        x = (math.sqrt(b**2 - 4 * a * c) - b) / (2 * a)
+        r, s = int(x * ins), int(x * outs)
+        if taps == 1 or min(r, s) < 1:
+            return None
+        whole = weight.double().flatten(2)
+        left = _basis(whole.flatten(1), s)
+        for _ in range(_ROUNDS):
+            right = _basis(torch.einsum("oit,os->ist", whole, left).flatten(1), r)
+            left = _basis(torch.einsum("oit,ir->ort", whole, right).flatten(1), s)
+        core = torch.einsum("oit,os,ir->srt", whole, left, right).float()
+        return [
+            Part(_pointwise(right.T.float(), weight)),
+            Part(core.reshape(s, r, *kernel)),
+            Part(_pointwise(left.float(), weight)),
+        ]
+
+    return split_layers(generator, split, Step("tucker", {"share": share}))
 
 
 def spatial(generator: Generator, share: float) -> Generator:
@@ -69,25 +100,22 @@ def spatial(generator: Generator, share: float) -> Generator:
         UsageError: the share makes no sense, or the generator is quantized.
         LeanganError: there is no convolution of 5x5 or more that this would make cheaper.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"spatial leaves a share between 0 and 1; {share} is none.")
+    check_share("spatial", share)
 
-    def split(weight: Tensor, conv: Convolution) -> tuple[Tensor, Tensor, int] | None:
+    def split(weight: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
-        if len(kernel) != 2 or min(kernel) < _LARGE:
+        if len(kernel) != 2 or min(kernel) < LARGE:
             return None
         rows, columns = ins * kernel[0], outs * kernel[1]
         rank = int(share * weight.numel() / (rows + columns))
         if rank < 1 or rank >= min(rows, columns):
             return None
-        flat = weight.permute(1, 2, 0, 3).reshape(rows, columns)
-        u, s, v = torch.linalg.svd(flat.double(), full_matrices=False)
-        root = s[:rank].sqrt()
-        first = (u[:, :rank] * root).T.reshape(rank, ins, kernel[0], 1)
-        second = (root[:, None] * v[:rank]).reshape(rank, outs, 1, kernel[1]).transpose(0, 1)
-        return first.float(), second.float().contiguous(), 1
+        left, right = _factors(weight.permute(1, 2, 0, 3).reshape(rows, columns), rank)
+        first = left.T.reshape(rank, ins, kernel[0], 1)
+        second = right.reshape(rank, outs, 1, kernel[1]).transpose(0, 1)
+        return [Part(first.contiguous()), Part(second.contiguous())]
 
-    return _split_layers(generator, split, Step("spatial", {"share": share}), smallest=1)
+    return split_layers(generator, split, Step("spatial", {"share": share}), smallest=1)
 
 
 def separable(generator: Generator) -> Generator:
@@ -101,77 +129,66 @@ def separable(generator: Generator) -> Generator:
         LeanganError: there is no convolution that this would make cheaper.
     """
 
-    def split(weight: Tensor, conv: Convolution) -> tuple[Tensor, Tensor, int] | None:
+    def split(weight: Tensor) -> list[Part] | None:
+        return _by_groups(weight, weight.shape[1])
+
+    return split_layers(generator, split, Step("separable"))
+
+
+def grouped(generator: Generator, share: float) -> Generator:
+    """Convolutions as one of as many channels, in groups, and a 1x1 one behind it.
+
+    Between a plain convolution and a separable one: with g groups a kernel of k taps costs
+    1 / g + 1 / k as much. Per group of input channels the closest factors, by SVD (Peng et al.
+    2018, "Extreme Network Compression via Filter Group Approximation").
+
+    Args:
+        generator: float.
+        share: of the multiply-accumulates to leave at most of each such layer, between 0 and 1.
+
+    Raises:
+        UsageError: the share makes no sense, or the generator is quantized.
+        LeanganError: there is no convolution that this would make cheaper.
+    """
+    check_share("grouped", share)
+
+    def split(weight: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
-        if math.prod(kernel) == 1:
-            return None
-        u, s, v = torch.linalg.svd(weight.flatten(2).transpose(0, 1).double(), full_matrices=False)
-        root = s[:, 0].sqrt()
-        depth = (root[:, None] * v[:, 0]).reshape(ins, 1, *kernel)
-        point = (u[:, :, 0] * root[:, None]).T.reshape(outs, ins, *(1 for _ in kernel))
-        return depth.float(), point.float(), ins
+        taps = math.prod(kernel)
+        for groups in (g for g in range(2, ins + 1) if ins % g == 0):
+            if ins * ins * taps / groups + outs * ins <= share * weight.numel():
+                return _by_groups(weight, groups)
+        return None
 
-    return _split_layers(generator, split, Step("separable"))
+    return split_layers(generator, split, Step("grouped", {"share": share}))
 
 
-def _split_layers(
-    generator: Generator, split: Any, step: Step, smallest: int = _SMALLEST
-) -> Generator:
-    refuse_quantized(generator, step.name)
-    module = generator.module()
-    changed: dict[str, list[int]] = {}
-    for node, conv, weight in list(_plain_convolutions(module, smallest)):
-        parts = split(weight.detach(), conv)
-        if parts is None:
-            continue
-        first, second, groups = parts
-        _replace(module, node, conv, first, second, groups)
-        changed[layer_name(node)] = [weight.numel(), first.numel() + second.numel()]
-    if not changed:
-        raise LeanganError(f"{generator.name} has no convolution that {step.name} makes cheaper.")
-    tidy(module)
-    return recapture(generator, module, Step(step.name, step.settings, {"weights": changed}))
+def _by_groups(weight: Tensor, groups: int) -> list[Part] | None:
+    """As many channels between the two as before them."""
+    outs, ins, *kernel = weight.shape
+    each = ins // groups
+    if math.prod(kernel) == 1 or outs < each:
+        return None
+    # (groups, out, in / groups * taps)
+    flat = weight.unflatten(1, (groups, each)).transpose(0, 1).flatten(2)
+    left, right = _factors(flat, each)
+    point = left.transpose(0, 1).reshape(outs, ins)
+    return [Part(right.reshape(ins, each, *kernel), groups), Part(_pointwise(point, weight))]
 
 
-def _plain_convolutions(
-    module: GraphModule, smallest: int
-) -> Iterator[tuple[Node, Convolution, Tensor]]:
-    for node in module.graph.nodes:
-        conv = read_convolution(node)
-        if conv is None or conv.transposed or conv.groups != 1 or conv.padding is None:
-            continue
-        weight = tensor_of(module, conv.weight)
-        if weight is not None and min(weight.shape[:2]) >= smallest:
-            yield node, conv, weight
+def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The closest (..., rows, rank) and (..., rank, columns), of like scale."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = s[..., :rank].sqrt()
+    left, right = u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :]
+    return left.float(), right.float()
 
 
-def _replace(
-    module: GraphModule, node: Node, conv: Convolution, first: Tensor, second: Tensor, groups: int
-) -> None:
-    name = str(conv.weight.target).removesuffix(".weight")
-    target: Any = node.target
-    plain = getattr(torch.ops.aten, str(target).split(".")[1]).default
-    nodes = [
-        new_tensor_node(module, node, f"{name}_{part}.weight", value)
-        for part, value in (("first", first), ("second", second))
-    ]
-    # Along each axis one of the two has the kernel, and with it stride, padding and dilation.
-    later = [b > 1 and a == 1 for a, b in zip(first.shape[2:], second.shape[2:], strict=True)]
+def _basis(matrix: Tensor, rank: int) -> Tensor:
+    """The (rows, rank) orthonormal columns that hold most of a matrix."""
+    return torch.linalg.eigh(matrix @ matrix.T)[1][:, -rank:]
 
-    def shared(values: tuple[int, ...], usual: int, mine: bool) -> list[int]:
-        return [v if late == mine else usual for v, late in zip(values, later, strict=True)]
 
-    padding = conv.padding or ()
-    with module.graph.inserting_before(node):
-        inner = module.graph.call_function(
-            plain,
-            (conv.x, nodes[0], None, shared(conv.stride, 1, False), shared(padding, 0, False),
-             shared(conv.dilation, 1, False), groups),
-        )  # fmt: skip
-        outer = module.graph.call_function(
-            plain,
-            (inner, nodes[1], conv.bias, shared(conv.stride, 1, True), shared(padding, 0, True),
-             shared(conv.dilation, 1, True), 1),
-        )  # fmt: skip
-    node.replace_all_uses_with(outer)
-    module.graph.erase_node(node)
+def _pointwise(matrix: Tensor, weight: Tensor) -> Tensor:
+    """As a kernel of 1x1 with the axes of `weight`."""
+    return matrix.reshape(*matrix.shape, *(1 for _ in weight.shape[2:])).contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -108,8 +109,8 @@ def _between(branch: Node, skip: Node, add: Node) -> list[Node] | None:
             continue
         if node in inside:
             continue
-        if node.op == "get_attr":
-            continue
+        if node.op == "get_attr" or isinstance(node.meta.get("val"), torch.SymInt):
+            continue  # weights, and sizes, which others may read too
         if node.op != "call_function" or any(u is not add and u not in inside for u in node.users):
             return None
         inside.append(node)
