@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import leangan as lg
 from leangan.errors import LeanganError
+from leangan.techniques import moments as moments_module
 from leangan.techniques.codebook import layers as codebook_layers
-from leangan.techniques.codebook import moments as moments_module
-from leangan.techniques.codebook.moments import Correlations
 from leangan.techniques.columns import round_columns, to_levels
+from leangan.techniques.moments import Correlations
 from leangan.techniques.patches import Rows, phases, read_layer
 
 DAMPING = 0.02

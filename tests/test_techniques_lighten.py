@@ -104,6 +104,27 @@ def test_more_rank_is_nearer(net, samples):
     assert errors[2] < 0.8 * min(errors[:2])
 
 
+def smooth(seed):
+    draw = torch.Generator().manual_seed(seed)
+    small = torch.rand(1, 3, 6, 6, generator=draw)
+    return (F.interpolate(small, size=(64, 64), mode="bicubic"),)
+
+
+@pytest.mark.parametrize(
+    ("split", "share"), [(low_rank, 0.3), (tucker, 0.4), (grouped, 0.5), (separable, None)]
+)
+def test_what_is_fitted_to_data_is_nearer(net, split, share):
+    given = () if share is None else (share,)
+    probes = [smooth(seed) for seed in range(12)]
+    errors = []
+    for samples in ((), probes[:8]):
+        made = split(net, *given, samples=samples)
+        with torch.no_grad():
+            errors.append(sum(float((made(*x) - net(*x)).square().mean()) for x in probes[8:]))
+    assert errors[1] < 0.5 * errors[0]
+    assert all(made.program.state_dict[k].requires_grad for k in made.program.state_dict)
+
+
 def test_a_large_kernel_of_few_columns_is_split_exactly():
     torch.manual_seed(3)
     layers = nn.Sequential(

@@ -73,12 +73,11 @@ class Lockstep:
                 )
             if self._differs(before, after):
                 self.differs.add(name)
-                yield after
-                self.values(after)
             else:
                 for old, new in zip(*self._values.values(), strict=True):
                     new[name] = old[name]
-                yield after
+            yield after
+            self.values(after)
             for dead in self._last.get(i, ()):
                 for values in (*self._values[self.original], *self._values[self.changed]):
                     values.pop(dead, None)

@@ -16,9 +16,9 @@ from torch.fx import GraphModule, Node
 
 from leangan.graph.channels import Sliced
 from leangan.graph.rewrite import tensor_of
-from leangan.techniques.codebook.moments import Correlations
 from leangan.techniques.columns import round_columns, to_levels
 from leangan.techniques.lockstep import Lockstep
+from leangan.techniques.moments import Correlations
 from leangan.techniques.patches import Layer, forward_weight, read_layer, stored_weight
 
 _DAMPING = 0.02

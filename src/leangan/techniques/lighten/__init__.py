@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from collections.abc import Callable
 
 from leangan.generator import Generator
 from leangan.techniques.lighten.attention import drop_attention
@@ -13,21 +11,20 @@ from leangan.techniques.lighten.half_ends import half_ends
 from leangan.techniques.lighten.norms import freeze_norms
 from leangan.techniques.lighten.resize import resize
 from leangan.techniques.lighten.shallow import drop_blocks
+from leangan.techniques.lighten.split import Samples
 from leangan.techniques.lighten.stacked import stacked
-
-Samples = Sequence[tuple[Tensor, ...]]
 
 LIGHTER: dict[str, Callable[[Generator, float, Samples], Generator]] = {
     "shallow": drop_blocks,
-    "low-rank": lambda generator, share, samples: low_rank(generator, share),
-    "tucker": lambda generator, share, samples: tucker(generator, share),
-    "grouped": lambda generator, share, samples: grouped(generator, share),
-    "spatial": lambda generator, share, samples: spatial(generator, share),
-    "stacked": lambda generator, share, samples: stacked(generator, share),
+    "low-rank": low_rank,
+    "tucker": tucker,
+    "grouped": grouped,
+    "spatial": spatial,
+    "stacked": stacked,
 }
 """By name; each leaves a share of the multiply-accumulates, or of what can be changed."""
 WHOLE: dict[str, Callable[[Generator, Samples], Generator]] = {
-    "separable": lambda generator, samples: separable(generator),
+    "separable": separable,
     "plain-norms": freeze_norms,
     "no-attention": drop_attention,
     "resize": lambda generator, samples: resize(generator),

@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from leangan.generator import Generator, Step
-from leangan.techniques.lighten.split import Part, check_share, split_layers
+from leangan.techniques.lighten.parts import Part
+from leangan.techniques.lighten.split import Samples, check_share, split_layers
 
 LARGE = 5
 """Kernels of this side or more are worth several smaller ones."""
-_ROUNDS = 10
-"""Of alternating between the two sides of a Tucker decomposition; it has settled by then."""
 
 
-def low_rank(generator: Generator, share: float) -> Generator:
+def low_rank(generator: Generator, share: float, samples: Samples = ()) -> Generator:
     """Convolutions as a narrow one and a 1x1 one behind it, by truncated SVD.
 
     W (out, in, k, k) ~ V (out, r, 1, 1) U (r, in, k, k), with the r that leaves `share` of the
     layer's multiply-accumulates (Zhang et al. 2016, "Accelerating Very Deep Convolutional
-    Networks"). The two are the best of their rank for the weight itself.
+    Networks"). The two are the best of their rank for what the layer reads.
 
     Args:
         generator: float.
         share: between 0 and 1.
+        samples: inputs to fit to, see `split_layers`.
 
     Raises:
         UsageError: the share makes no sense, or the generator is quantized.
@@ -33,27 +33,29 @@ def low_rank(generator: Generator, share: float) -> Generator:
     """
     check_share("low_rank", share)
 
-    def split(weight: Tensor) -> list[Part] | None:
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         rank = int(share * weight.numel() / (ins * math.prod(kernel) + outs))
         if rank < 1 or rank >= min(outs, ins * math.prod(kernel)):
             return None
-        left, right = _factors(weight.flatten(1), rank)
+        left, right = _factors(weight.flatten(1), moments, rank)
         return [Part(right.reshape(rank, ins, *kernel)), Part(_pointwise(left, weight))]
 
-    return split_layers(generator, split, Step("low_rank", {"share": share}))
+    return split_layers(generator, split, Step("low_rank", {"share": share}), samples)
 
 
-def tucker(generator: Generator, share: float) -> Generator:
+def tucker(generator: Generator, share: float, samples: Samples = ()) -> Generator:
     """Convolutions as a 1x1 one, a narrow one and a 1x1 one, by a Tucker-2 decomposition.
 
     W (out, in, k, k) ~ A (out, s, 1, 1) C (s, r, k, k) B (r, in, 1, 1), with r and s the same
     share of the channels on their side (Kim et al. 2016, "Compression of Deep Convolutional
-    Neural Networks for Fast and Low Power Mobile Applications"), by alternating least squares.
+    Neural Networks for Fast and Low Power Mobile Applications"). The r are those
+    that the kernel reads most of; what follows them is the best of its rank.
 
     Args:
         generator: float.
         share: of the multiply-accumulates to leave of each such layer, between 0 and 1.
+        samples: inputs to fit to, see `split_layers`.
 
     Raises:
         UsageError: the share makes no sense, or the generator is quantized.
@@ -61,7 +63,7 @@ def tucker(generator: Generator, share: float) -> Generator:
     """
     check_share("tucker", share)
 
-    def split(weight: Tensor) -> list[Part] | None:
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         taps = math.prod(kernel)
         # in * r + r * s * k * k + s * out at r = x * in, s = x * out
@@ -71,21 +73,25 @@ def tucker(generator: Generator, share: float) -> Generator:
         if taps == 1 or min(r, s) < 1:
             return None
         whole = weight.double().flatten(2)
-        left = _basis(whole.flatten(1), s)
-        for _ in range(_ROUNDS):
-            right = _basis(torch.einsum("oit,os->ist", whole, left).flatten(1), r)
-            left = _basis(torch.einsum("oit,ir->ort", whole, right).flatten(1), s)
-        core = torch.einsum("oit,os,ir->srt", whole, left, right).float()
+        second = moments.reshape(ins, taps, ins, taps)
+        root = torch.linalg.cholesky(torch.einsum("itjt->ij", second))
+        turned = torch.einsum("oit,ij->jot", whole, root).flatten(1)
+        basis = torch.linalg.eigh(turned @ turned.T)[1][:, -r:]
+        enter = torch.linalg.solve_triangular(root.T, basis, upper=True).T  # (r, in)
+        # What is left is a kernel that reads these r channels: its best, then that of its rank.
+        inner = torch.einsum("ri,itju,sj->rtsu", enter, second, enter).reshape(r * taps, -1)
+        read = torch.einsum("oit,itju,rj->ruo", whole, second, enter).flatten(0, 1)
+        left, core = _factors(torch.linalg.solve(inner, read).T, inner, s)
         return [
-            Part(_pointwise(right.T.float(), weight)),
-            Part(core.reshape(s, r, *kernel)),
-            Part(_pointwise(left.float(), weight)),
+            Part(_pointwise(enter.float(), weight)),
+            Part(core.reshape(-1, r, *kernel)),
+            Part(_pointwise(left, weight)),
         ]
 
-    return split_layers(generator, split, Step("tucker", {"share": share}))
+    return split_layers(generator, split, Step("tucker", {"share": share}), samples)
 
 
-def spatial(generator: Generator, share: float) -> Generator:
+def spatial(generator: Generator, share: float, samples: Samples = ()) -> Generator:
     """Large convolutions as one of a column of the kernel and one of a row, by truncated SVD.
 
     W (out, in, k, l) ~ H (out, r, 1, l) V (r, in, k, 1): two kernels of 9x1 and 1x9 see what one
@@ -95,6 +101,7 @@ def spatial(generator: Generator, share: float) -> Generator:
     Args:
         generator: float.
         share: of the multiply-accumulates to leave of each such layer, between 0 and 1.
+        samples: inputs to fit to, see `split_layers`.
 
     Raises:
         UsageError: the share makes no sense, or the generator is quantized.
@@ -102,7 +109,7 @@ def spatial(generator: Generator, share: float) -> Generator:
     """
     check_share("spatial", share)
 
-    def split(weight: Tensor) -> list[Part] | None:
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         if len(kernel) != 2 or min(kernel) < LARGE:
             return None
@@ -110,32 +117,37 @@ def spatial(generator: Generator, share: float) -> Generator:
         rank = int(share * weight.numel() / (rows + columns))
         if rank < 1 or rank >= min(rows, columns):
             return None
-        left, right = _factors(weight.permute(1, 2, 0, 3).reshape(rows, columns), rank)
+        flat = weight.permute(1, 2, 0, 3).reshape(rows, columns)
+        left, right = _factors(flat, torch.eye(columns, dtype=torch.float64), rank)
         first = left.T.reshape(rank, ins, kernel[0], 1)
         second = right.reshape(rank, outs, 1, kernel[1]).transpose(0, 1)
         return [Part(first.contiguous()), Part(second.contiguous())]
 
-    return split_layers(generator, split, Step("spatial", {"share": share}), smallest=1)
+    return split_layers(generator, split, Step("spatial", {"share": share}), samples, smallest=1)
 
 
-def separable(generator: Generator) -> Generator:
+def separable(generator: Generator, samples: Samples = ()) -> Generator:
     """Convolutions as a depthwise one and a 1x1 one behind it (MobileNet, Howard et al. 2017).
 
     W[o, i] ~ P[o, i] D[i]: per input channel the closest product of a kernel and a column, by SVD.
     This is coarse; training has to follow.
+
+    Args:
+        generator: float.
+        samples: inputs to fit to, see `split_layers`.
 
     Raises:
         UsageError: the generator is quantized.
         LeanganError: there is no convolution that this would make cheaper.
     """
 
-    def split(weight: Tensor) -> list[Part] | None:
-        return _by_groups(weight, weight.shape[1])
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
+        return _by_groups(weight, moments, weight.shape[1])
 
-    return split_layers(generator, split, Step("separable"))
+    return split_layers(generator, split, Step("separable"), samples)
 
 
-def grouped(generator: Generator, share: float) -> Generator:
+def grouped(generator: Generator, share: float, samples: Samples = ()) -> Generator:
     """Convolutions as one of as many channels, in groups, and a 1x1 one behind it.
 
     Between a plain convolution and a separable one: with g groups a kernel of k taps costs
@@ -145,6 +157,7 @@ def grouped(generator: Generator, share: float) -> Generator:
     Args:
         generator: float.
         share: of the multiply-accumulates to leave at most of each such layer, between 0 and 1.
+        samples: inputs to fit to, see `split_layers`.
 
     Raises:
         UsageError: the share makes no sense, or the generator is quantized.
@@ -152,41 +165,47 @@ def grouped(generator: Generator, share: float) -> Generator:
     """
     check_share("grouped", share)
 
-    def split(weight: Tensor) -> list[Part] | None:
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         taps = math.prod(kernel)
         for groups in (g for g in range(2, ins + 1) if ins % g == 0):
             if ins * ins * taps / groups + outs * ins <= share * weight.numel():
-                return _by_groups(weight, groups)
+                return _by_groups(weight, moments, groups)
         return None
 
-    return split_layers(generator, split, Step("grouped", {"share": share}))
+    return split_layers(generator, split, Step("grouped", {"share": share}), samples)
 
 
-def _by_groups(weight: Tensor, groups: int) -> list[Part] | None:
+def _by_groups(weight: Tensor, moments: Tensor, groups: int) -> list[Part] | None:
     """As many channels between the two as before them."""
     outs, ins, *kernel = weight.shape
-    each = ins // groups
+    each, columns = ins // groups, weight[0].numel() // groups
     if math.prod(kernel) == 1 or outs < each:
         return None
     # (groups, out, in / groups * taps)
     flat = weight.unflatten(1, (groups, each)).transpose(0, 1).flatten(2)
-    left, right = _factors(flat, each)
+    place = torch.arange(groups)
+    own = moments.unflatten(1, (groups, columns)).unflatten(0, (groups, columns))[place, :, place]
+    left, right = _factors(flat, own, each)
     point = left.transpose(0, 1).reshape(outs, ins)
     return [Part(right.reshape(ins, each, *kernel), groups), Part(_pointwise(point, weight))]
 
 
-def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The closest (..., rows, rank) and (..., rank, columns), of like scale."""
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    root = s[..., :rank].sqrt()
-    left, right = u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :]
-    return left.float(), right.float()
+def _factors(matrix: Tensor, moments: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(..., rows, rank) and (..., rank, columns), whose product with inputs is the closest.
 
-
-def _basis(matrix: Tensor, rank: int) -> Tensor:
-    """The (rows, rank) orthonormal columns that hold most of a matrix."""
-    return torch.linalg.eigh(matrix @ matrix.T)[1][:, -rank:]
+    Args:
+        matrix: (..., rows, columns).
+        moments: (..., columns, columns), the second moments of the inputs; positive definite.
+        rank: of the product.
+    """
+    root = torch.linalg.cholesky(moments)
+    u, s, v = torch.linalg.svd(matrix.double() @ root, full_matrices=False)
+    half = s[..., :rank].sqrt()
+    right = torch.linalg.solve_triangular(
+        root, half[..., None] * v[..., :rank, :], left=False, upper=False
+    )
+    return (u[..., :rank] * half[..., None, :]).float(), right.float()
 
 
 def _pointwise(matrix: Tensor, weight: Tensor) -> Tensor:

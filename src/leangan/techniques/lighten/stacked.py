@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from leangan.generator import Generator, Step
 from leangan.techniques.lighten.factorize import LARGE
-from leangan.techniques.lighten.split import Part, check_share, split_layers
+from leangan.techniques.lighten.parts import Part
+from leangan.techniques.lighten.split import Samples, check_share, split_layers
 
 _SMALL = 3
 _ROUNDS = 400
 
 
-def stacked(generator: Generator, share: float) -> Generator:
+def stacked(generator: Generator, share: float, samples: Samples = ()) -> Generator:
     """Convolutions of 5x5, 7x7, 9x9... as two, three, four... of 3x3 that see as much.
 
     After VGG (Simonyan and Zisserman 2015) and Inception (Szegedy et al. 2016), with nothing
@@ -28,6 +29,7 @@ def stacked(generator: Generator, share: float) -> Generator:
         generator: float.
         share: of the multiply-accumulates to leave at most of each such layer, between 0 and 1;
             the channels between follow from it.
+        samples: inputs to fit the last of them to, see `split_layers`.
 
     Raises:
         UsageError: the share makes no sense, or the generator is quantized.
@@ -35,7 +37,7 @@ def stacked(generator: Generator, share: float) -> Generator:
     """
     check_share("stacked", share)
 
-    def split(weight: Tensor) -> list[Part] | None:
+    def split(weight: Tensor, moments: Tensor) -> list[Part] | None:
         outs, ins, *kernel = weight.shape
         if len(kernel) != 2 or len(set(kernel)) > 1 or kernel[0] < LARGE or kernel[0] % 2 == 0:
             return None
@@ -45,7 +47,7 @@ def stacked(generator: Generator, share: float) -> Generator:
             return None
         return [Part(w) for w in _fit(weight, (ins, *(width,) * (count - 1), outs))]
 
-    return split_layers(generator, split, Step("stacked", {"share": share}), smallest=1)
+    return split_layers(generator, split, Step("stacked", {"share": share}), samples, smallest=1)
 
 
 def _width(ins: int, outs: int, count: int, most: float) -> int:
