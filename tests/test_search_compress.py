@@ -18,6 +18,7 @@ from torch import nn
 import leangan as lg
 from leangan import runtimes, tasks
 from leangan.errors import LeanganError, UsageError
+from leangan.graph.cost import macs
 from leangan.measure.image import psnr
 from leangan.measure.latency import Timing, paired
 from leangan.report.json_report import SCHEMA_FILE
@@ -275,6 +276,22 @@ def test_prune_code_and_train_is_one_recipe(patch, net, photos, tmp_path):
     compress(net, photos, out, recipe=recipe, keep="psnr>=15")
     repeated = lg.load(out / "generator.pt2").program.state_dict
     assert all(torch.equal(w, repeated[n]) for n, w in made.program.state_dict.items())
+
+
+def test_a_recipe_may_begin_with_a_student(patch, net, photos, tmp_path):
+    recipe = tmp_path / "thin.yaml"
+    recipe.write_text(
+        "schema: 1\nruntime: openvino\nprecision: fp32\nstudent: low-rank:0.6\n"
+        "finetune: {steps: 5, batch: 4, precision: fp32, examples: 16}\n"
+    )
+    out = tmp_path / "out"
+    report = compress(net, photos, out, recipe=recipe, keep="psnr>=10")
+    made = lg.load(out / "generator.pt2")
+    assert [step.name for step in made.history][-2:] == ["low_rank", "finetune"]
+    assert read_recipe(out / "recipe.yaml").student == "low-rank:0.6"
+    assert report.facts["candidates"][0]["macs"] < 0.9 * macs(net)
+    with pytest.raises(UsageError, match="makes a student, and"):
+        compress(lg.quantize(net, lg.calibrate(net, [net.example()])), photos, out, recipe=recipe)
 
 
 @pytest.mark.parametrize(("keep", "pruned"), [("psnr>=20", True), ("psnr>=70", False)])

@@ -17,7 +17,10 @@ DEEP = Recipe(
 )
 
 
-@pytest.mark.parametrize("recipe", [FULL, Recipe("onnxruntime", "fp32"), DEEP])
+THIN = Recipe("openvino", "int8+bf16", quantize=True, student="tucker:0.5+narrow:0.7")
+
+
+@pytest.mark.parametrize("recipe", [FULL, Recipe("onnxruntime", "fp32"), DEEP, THIN])
 def test_what_is_written_is_read(tmp_path, recipe):
     assert read(write(recipe, tmp_path / "recipe.yaml")) == recipe
 
@@ -56,6 +59,8 @@ BASE = "schema: 1\nruntime: openvino\nprecision: bf16\n"
         (BASE + "layers: {head: int8}\n", "'layers': head: 'int8' is no precision"),
         (BASE + "codebook: 9\n", "'codebook' is a number of bits"),
         (BASE + "codebook: 4\nquantize: true\n", "'quantize' must be false"),
+        (BASE + "student: nets.py:Small\n", "'student': 'nets.py:Small' is no student; there are"),
+        (BASE + "student: narrow:0.5+smaller\n", "'student': 'smaller' is no student"),
         (BASE + "finetune: 5\n", "'finetune' must hold settings"),
         (BASE + "finetune: {lr: 1e-4}\n", "'finetune': .*either steps or time"),
         (BASE + "finetune: {steps: 9, rate: 1}\n", "'finetune': .*rate"),

@@ -30,6 +30,7 @@ from leangan.search.prune_plan import PrunePlan
 from leangan.search.recipe import Recipe
 from leangan.search.result import Report, write_result
 from leangan.search.rewrites import base_for_8_bits, rewrites_that_pay
+from leangan.search.students import make_student
 from leangan.search.train import finetune
 from leangan.tasks.base import Data, Task
 from leangan.tasks.calibration import check_inputs
@@ -145,7 +146,7 @@ def compress(
     )
     check_inputs(generator, (*samples.calibration, *samples.held_out))
     floor = keep or task.floor
-    if followed and followed.prune:
+    if followed and (followed.prune or followed.student):
         _check_order(generator, recipe)
     workers = threads or os.cpu_count() or 1
     with Lab(generator, task, samples, workers, say) as lab:
@@ -180,11 +181,11 @@ def _check_timed(names: Sequence[str]) -> None:
 
 
 def _check_order(generator: Generator, recipe: Path | None) -> None:
-    """Pruning comes first: known before anything is run."""
+    """What changes the network's size comes first: known before anything is run."""
     if generator.quantized:
         raise UsageError(
-            f"{recipe} prunes, and {generator.name} is quantized already: give the float "
-            "generator. The order is prune, rewrite, quantize."
+            f"{recipe} prunes or makes a student, and {generator.name} is quantized already: give "
+            "the float generator. The order is student, prune, rewrite, quantize."
         )
 
 
@@ -296,6 +297,10 @@ def _follow(search: _Search, recipe: Recipe) -> _Found:
 def _made(search: _Search, recipe: Recipe) -> tuple[Generator, Calibration]:
     """What a recipe makes of the generator, and the numbers of its 8 bits."""
     generator, lab = search.generator, search.lab
+    if recipe.student:
+        samples = search.data.calibration
+        generator = make_student(recipe.student, generator, samples, recipe.seed, lab.progress)
+        generator = _trained(search, recipe, generator, "student")
     if recipe.prune:
         used = [sample.inputs for sample in search.data.calibration]
         generator = recipe.prune.apply(generator, used, recipe.seed, lab.progress)
@@ -385,6 +390,7 @@ def _recipe_of(
         seed,
         limit,
         followed.prune if followed else None,
+        followed.student if followed else None,
         followed.codebook if followed else None,
         followed.finetune if followed else None,
     )

@@ -13,6 +13,7 @@ from leangan.errors import UsageError
 from leangan.files import atomic
 from leangan.graph.doors import DOOR_REWRITES
 from leangan.search.prune_plan import PrunePlan
+from leangan.search.students import check_student
 from leangan.techniques.scheme import FLOAT, parse_word
 from leangan.training.settings import TrainSettings
 
@@ -35,12 +36,15 @@ class Recipe:
     limit: int | None = None
     """The most samples to take; None for what the network's cost allows."""
     prune: PrunePlan | None = None
-    """What is done before everything else: what is quantized cannot be pruned any more."""
+    """What is done before rewriting: what is quantized cannot be pruned any more."""
+    student: str | None = None
+    """A lighter network that takes the generator's place before all that, see
+    `students.make_student`: "tucker:0.5", "narrow:0.25"."""
     codebook: int | None = None
     """Bits of the codebooks that weights are stored in, instead of `quantize`; 2 to 8."""
     finetune: Mapping[str, Any] | None = None
-    """Settings of a `TrainSettings`: the output is trained back after pruning, and again after
-    quantizing or coding."""
+    """Settings of a `TrainSettings`: the output is trained back after the student is made, after
+    pruning, and again after quantizing or coding."""
 
 
 def write(recipe: Recipe, path: Path) -> Path:
@@ -50,7 +54,7 @@ def write(recipe: Recipe, path: Path) -> Path:
         **{
             k: list(v) if isinstance(v, tuple) else v
             for k, v in asdict(recipe).items()
-            if v is not None or k not in ("codebook", "finetune")
+            if v is not None or k not in ("student", "codebook", "finetune")
         },
     }
     facts["prune"] = recipe.prune.to_json() if recipe.prune else None
@@ -96,6 +100,11 @@ def _checked(key: str, value: Any, path: Path) -> Any:
             return PrunePlan.from_json(value)
         except UsageError as error:
             raise UsageError(f"{path}: 'prune': {error}") from error
+    if key == "student" and value is not None:
+        try:
+            check_student(str(value))
+        except UsageError as error:
+            raise UsageError(f"{path}: 'student': {error}") from error
     if key == "finetune" and value is not None:
         return _training(value, path)
     if key == "codebook" and value is not None:

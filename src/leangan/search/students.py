@@ -82,6 +82,19 @@ def make_student(
     return _with_ports(made, teacher, name)
 
 
+def check_student(spec: str) -> None:
+    """Refuse what is made of neither the teacher's graph nor a known family.
+
+    Raises:
+        UsageError: a part of it is; files, and code, are left to those who name them themselves.
+    """
+    families = [a.name for a in architectures.part_architectures("generator")]
+    for part in spec.split("+"):
+        if part.partition(":")[0] not in (_NARROW, *LIGHTER, *WHOLE, *families):
+            names = ", ".join((_NARROW, *LIGHTER, *WHOLE, *families))
+            raise UsageError(f"{part!r} is no student; there are {names}.")
+
+
 def new_network(spec: str, part: Part, seed: int) -> nn.Module | None:
     """A network of a known family, with random weights.
 
