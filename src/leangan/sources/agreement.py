@@ -48,8 +48,8 @@ def prove(
     Raises:
         LeanganError: they differ by more than `TOLERANCE` at any such sizes.
     """
-    trials = [first, *_other_sizes(module, ports, sizes)]
     try:
+        trials = [first, *_other_sizes(module, ports, sizes)]
         return sizes, trials, _largest_difference(module, program, trials, name)
     except LeanganError:
         if sizes is None:
