@@ -317,7 +317,7 @@ def test_a_recipe_prunes_before_it_quantizes(net, photos, tmp_path):
 def test_a_recipe_that_prunes_what_is_quantized_is_refused(net, photos, tmp_path):
     quantized = lg.quantize(net, lg.calibrate(net, [net.example()]))
     path = write(Recipe("onnxruntime", "int8", prune=PrunePlan(macs=0.7)), tmp_path / "recipe.yaml")
-    with pytest.raises(UsageError, match=r"quantized already.*The order is prune"):
+    with pytest.raises(UsageError, match=r"quantized already.*The order is student, prune"):
         lg.compress(quantized, photos, tmp_path / "out", recipe=path, threads=1)
     with pytest.raises(UsageError, match="quantized"):
         prune(quantized, photos, tmp_path / "s.pt2", channels=0.5, limit=3)

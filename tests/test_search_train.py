@@ -208,6 +208,9 @@ def test_a_loss_that_rises_is_divergence():
     said = [watch.see({"l1": 20.0}) for _ in range(30)]
     assert said[0] is None
     assert "rose" in said[-1]
+    cut = Watch(may_rise=True)  # as where weights are taken away
+    assert not any(cut.see({"l1": loss}) for loss in [1.0] * 100 + [20.0] * 30)
+    assert "no number" in cut.see({"l1": float("nan")})
 
 
 TOGETHER = """

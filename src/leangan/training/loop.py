@@ -147,7 +147,8 @@ def train(
     if adversary:
         adversary.to(fabric.device)
     average = copy.deepcopy(student.state_dict()) if settings.ema else None
-    at, watch = Position(), Watch()
+    at, watch = Position(), Watch(may_rise=bool(hooks))
+    began = 0.0, 0.0  # the share and seconds that time left is reckoned from
     kept = _Kept(at, watch, student, optimizer, average, features, adversary, hooks)
     state = run.load()
     if state is None:
@@ -181,6 +182,8 @@ def train(
             if wrong:
                 _go_back(kept, run, wrong)
                 say(f"Diverged: {wrong}; back to step {at.step}, at half the rate")
+                seconds = clock.seconds()
+                began = _share(fabric, at.step, seconds, settings), seconds
                 continue
             fabric.clip_gradients(
                 model, optimizer, max_norm=settings.clip, error_if_nonfinite=False
@@ -203,7 +206,7 @@ def train(
                 if clock.due("log", _LOG_EVERY):
                     rate = optimizer.param_groups[0]["lr"]
                     run.log(at.step, {**watch.parts, **told, "lr": rate, "seconds": at.seconds})
-                    say(_words(watch, share, at.seconds), round(share * 1000), 1000)
+                    say(_words(watch, share, at.seconds, began), round(share * 1000), 1000)
                 if clock.due("save", settings.save_every):
                     run.save(kept.state())
                 if show and clock.due("show", settings.show_every):
@@ -393,8 +396,8 @@ def _follow(average: dict[str, Tensor], now: dict[str, Tensor], decay: float) ->
             average[name].copy_(value)
 
 
-def _words(watch: Watch, share: float, elapsed: float) -> str:
-    left = elapsed * (1 - share) / max(share, 1e-3)
+def _words(watch: Watch, share: float, elapsed: float, began: tuple[float, float]) -> str:
+    left = (elapsed - began[1]) * (1 - share) / max(share - began[0], 1e-3)
     parts = ", ".join(f"{name} {value:.4g}" for name, value in watch.parts.items())
     minutes, seconds = divmod(int(left), 60)
     return f"Training: {parts}, {minutes}:{seconds:02d} left"

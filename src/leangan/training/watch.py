@@ -16,6 +16,8 @@ _WORSE = 5.0
 class Watch:
     """Follows the loss of a run."""
 
+    may_rise: bool = False
+    """Whether weights are taken away on the way: then a loss that rises is as it should be."""
     smooth: float = math.nan
     best: float = math.inf
     seen: int = 0
@@ -31,7 +33,7 @@ class Watch:
         self.parts, self.seen = parts, self.seen + 1
         first = math.isnan(self.smooth)
         self.smooth = total if first else _SMOOTH * self.smooth + (1 - _SMOOTH) * total
-        if self.seen < _EARLY:
+        if self.seen < _EARLY or self.may_rise:
             return None
         self.best = min(self.best, self.smooth)
         if self.smooth > _WORSE * self.best:
