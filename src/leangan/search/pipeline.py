@@ -289,7 +289,8 @@ def _macs(generator: Generator) -> dict[str, int]:
 
 def _follow(search: _Search, recipe: Recipe) -> _Found:
     generator, calibration = _made(search, recipe)
-    name = f"{recipe.runtime} {recipe.precision}"
+    made_of = f", {recipe.student}" if recipe.student else ""
+    name = f"{recipe.runtime} {recipe.precision}{made_of}"
     search.lab.attempt(Candidate(name, recipe.runtime, recipe.precision, generator))
     return _Found({WORD: calibration}, {})
 
