@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -169,20 +169,7 @@ class Generator:
             One float32 tensor per input: uniform over the value range where it is known,
             else standard normal.
         """
-        sizes = sizes or {}
-        made = []
-        rng = torch.Generator().manual_seed(seed)
-        for port in self.signature.inputs:
-            shape = [
-                fixed if fixed is not None else sizes.get(letter, usual)
-                for letter, fixed, usual in zip(port.layout, port.shape, port.typical, strict=True)
-            ]
-            if port.range is None:
-                made.append(torch.randn(shape, generator=rng))
-            else:
-                low, high = port.range
-                made.append(torch.rand(shape, generator=rng) * (high - low) + low)
-        return tuple(made)
+        return random_inputs(self.signature.inputs, sizes or {}, seed)
 
     def sized(self, sizes: Mapping[str, int]) -> Generator:
         """The same, with other typical sizes: what is made for it is smaller or larger then.
@@ -243,3 +230,28 @@ class Generator:
         from leangan.archive import save
 
         return save(self, path)
+
+
+def random_inputs(
+    ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Uniform values over an input's range where that is known, else standard normal ones.
+
+    Args:
+        ports: the inputs.
+        sizes: of free axes by their letter; the typical ones where left out.
+        seed: same seed, same values.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    made = []
+    for port in ports:
+        shape = tuple(
+            fixed if fixed is not None else sizes.get(letter, typical)
+            for letter, fixed, typical in zip(port.layout, port.shape, port.typical, strict=True)
+        )
+        if port.range is None:
+            made.append(torch.randn(shape, generator=rng))
+        else:
+            low, high = port.range
+            made.append(torch.rand(shape, generator=rng) * (high - low) + low)
+    return tuple(made)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from leangan.errors import LeanganError
-from leangan.generator import Port
+from leangan.generator import Port, random_inputs
 from leangan.graph.capture import quiet
 from leangan.graph.difference import share_of_range
 from leangan.runner import runner
@@ -128,25 +128,6 @@ def input_port(port: Port, sizes: Sizes | None) -> Port:
         for typical, size, step in zip(port.typical, port.shape, multiple, strict=True)
     )
     return dataclasses.replace(port, typical=typical, multiple=multiple)
-
-
-def random_inputs(
-    ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0
-) -> tuple[Tensor, ...]:
-    """Standard normal inputs, or uniform ones over the known range."""
-    rng = torch.Generator().manual_seed(seed)
-    made = []
-    for port in ports:
-        shape = tuple(
-            fixed if fixed is not None else sizes.get(letter, typical)
-            for letter, fixed, typical in zip(port.layout, port.shape, port.typical, strict=True)
-        )
-        if port.range is None:
-            made.append(torch.randn(shape, generator=rng))
-        else:
-            low, high = port.range
-            made.append(torch.rand(shape, generator=rng) * (high - low) + low)
-    return tuple(made)
 
 
 def run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from leangan.errors import LeanganError, UsageError
-from leangan.generator import Generator, Port, Signature, Step
+from leangan.generator import Generator, Port, Signature, Step, random_inputs
 from leangan.graph.capture import capture, input_shapes, output_shapes
-from leangan.sources.agreement import input_port, prove, random_inputs, run
+from leangan.sources.agreement import input_port, prove, run
 from leangan.sources.ports import (
     check_stated,
     guess_kind,
@@ -74,8 +74,8 @@ def from_module(
         check_stated([*(p.name for p in wanted), *names], kinds, ranges)
         program, fixed = _capture(module, wanted, examples)
         shapes = input_shapes(program)
+        known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
         if not _fit(examples, shapes):  # sizes that had to be fixed are the typical ones
-            known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
             examples = random_inputs(known, {})
             results = run(module, examples)
         layouts = [p.layout for p in wanted]
@@ -83,7 +83,6 @@ def from_module(
         # Feature maps have no pixels that must lie over those of the input.
         exact = [p.kind not in ("feature", "score") for p in outputs or ()] or [True] * len(names)
         found = probe(program, layouts, shapes, usual, exact)
-        known = [dataclasses.replace(p, shape=s) for p, s in zip(wanted, shapes, strict=True)]
         known = list(override(known, kinds, ranges))
         first = examples, results
         sizes, trials, difference = prove(module, program, known, found, first, name)
@@ -128,18 +127,18 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     merging: list[Any] = [
         m for m, _ in modes if hasattr(m, "update_params") and hasattr(m, "eval_conv")
     ]
-    for m, _ in modes:
-        m.training = False
-    for m in merging:
-        m.update_params()
-        m.update_params = _nothing
     try:
+        for m, _ in modes:
+            m.training = False
+        for m in merging:
+            m.update_params()
+            m.update_params = _nothing
         yield
     finally:
         for m, training in modes:
             m.training = training
         for m in merging:
-            del m.update_params
+            vars(m).pop("update_params", None)
 
 
 def _nothing() -> None:

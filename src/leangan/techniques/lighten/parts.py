@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,13 +55,28 @@ def calls(conv: Convolution, parts: Sequence[Part]) -> list[Call]:
     ]
 
 
-def together(parts: Sequence[Part], weight: Tensor) -> Tensor:
-    """The one kernel that the parts are, of the shape of `weight`."""
-    columns = weight[0].numel()
-    value = torch.eye(columns).reshape(columns, *weight.shape[1:])
-    for part in parts:
-        value = _CONVOLVE[weight.dim() - 2](value, part.weight, groups=part.groups)
-    return value.flatten(1).T.reshape(weight.shape)
+def together(parts: Sequence[Part]) -> Tensor:
+    """The one kernel (out, in, ...) that parts are which follow each other without padding."""
+
+    def behind(first: Tensor, second: Tensor) -> Tensor:
+        axes = tuple(range(2, second.dim()))
+        padding = [n - 1 for n in second.shape[2:]]
+        convolve = _CONVOLVE[len(axes)]
+        return convolve(first.transpose(0, 1), second.flip(axes), padding=padding).transpose(0, 1)
+
+    return functools.reduce(behind, map(_ungrouped, parts))
+
+
+def _ungrouped(part: Part) -> Tensor:
+    """Its kernel (out, in, ...), zero where a group does not read."""
+    if part.groups == 1:
+        return part.weight
+    weight = part.weight.unflatten(0, (part.groups, -1))
+    outs, ins, *kernel = weight.shape[1:]
+    whole = weight.new_zeros(part.groups, outs, part.groups, ins, *kernel)
+    place = torch.arange(part.groups)
+    whole[place, :, place] = weight
+    return whole.flatten(2, 3).flatten(0, 1)
 
 
 def fit_last(

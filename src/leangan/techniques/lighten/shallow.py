@@ -15,6 +15,7 @@ from leangan.graph.operators import aten, is_call
 from leangan.graph.replay import Replay
 from leangan.graph.rewrite import recapture, tidy
 from leangan.techniques.crop import crop_share
+from leangan.techniques.lighten.split import check_share
 from leangan.techniques.order import refuse_quantized
 
 _PROBES = 4
@@ -39,8 +40,7 @@ def drop_blocks(
         LeanganError: there are no residual blocks, or all of them are not enough.
     """
     refuse_quantized(generator, "Drop blocks")
-    if not 0 < share < 1:
-        raise UsageError(f"drop_blocks leaves a share between 0 and 1; {share} is none.")
+    check_share("drop_blocks", share)
     if not samples:
         raise UsageError("Which blocks are needed is measured on data, and there is none.")
     module = generator.module()

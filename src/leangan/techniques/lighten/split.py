@@ -20,7 +20,7 @@ from leangan.techniques.moments import Correlations
 from leangan.techniques.order import refuse_quantized
 from leangan.techniques.patches import Layer, read_layer
 
-SMALLEST = 8
+_SMALLEST = 8
 """Channels below which a layer is left alone: what enters and leaves the picture."""
 _DAMPING = 1e-3
 """Share of the mean square of the inputs added to each, for what few positions do not show."""
@@ -36,7 +36,7 @@ in * taps) in float64, to what takes its place, not grouped at the end; None whe
 
 
 def split_layers(
-    generator: Generator, split: Split, step: Step, samples: Samples, smallest: int = SMALLEST
+    generator: Generator, split: Split, step: Step, samples: Samples, smallest: int = _SMALLEST
 ) -> Generator:
     """Each plain convolution that `split` takes apart, as those parts.
 
@@ -98,7 +98,7 @@ def _plain_convolutions(
             continue
         weight = tensor_of(module, conv.weight)
         if weight is not None and min(weight.shape[:2]) >= smallest:
-            found[node] = conv, weight.detach().clone()
+            found[node] = conv, weight.detach()
     return found
 
 
@@ -143,7 +143,7 @@ def _fit(
         targets = [y - bias.reshape(-1, *axes) for y in targets]
         bias = None
     parts, shift = fit_last(parts, layer.conv, inputs, targets, bias)
-    weight.copy_(together(parts, weight))
+    weight.copy_(together(parts))
     if bias is not None and shift is not None:
         bias.copy_(shift)
     return parts

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from leangan.generator import Generator, Step
 from leangan.techniques.lighten.factorize import LARGE
-from leangan.techniques.lighten.parts import Part
+from leangan.techniques.lighten.parts import Part, together
 from leangan.techniques.lighten.split import Samples, check_share, split_layers
 
 _SMALL = 3
@@ -68,26 +66,16 @@ def _fit(weight: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
     scale = wanted.norm()
     # Drawn so that the composition is about as large as what it has to become.
     start = [torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes]
-    gain = (scale / _compose(start).norm()) ** (1 / len(start))
+    gain = (scale / together([Part(k) for k in start]).norm()) ** (1 / len(start))
     with torch.enable_grad():
         kernels = [(k * gain).requires_grad_() for k in start]
         search = torch.optim.LBFGS(kernels, max_iter=_ROUNDS, line_search_fn="strong_wolfe")
 
         def error() -> Tensor:
             search.zero_grad()
-            missed = ((_compose(kernels) - wanted) / scale).square().sum()
+            missed = ((together([Part(k) for k in kernels]) - wanted) / scale).square().sum()
             missed.backward()
             return missed
 
         search.step(error)
     return [k.detach().float() for k in kernels]
-
-
-def _compose(kernels: list[Tensor]) -> Tensor:
-    """The one kernel of convolutions that follow each other without padding."""
-
-    def behind(first: Tensor, second: Tensor) -> Tensor:
-        side = second.shape[-1]
-        return F.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=side - 1).transpose(0, 1)
-
-    return functools.reduce(behind, kernels)
