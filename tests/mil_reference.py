@@ -104,6 +104,35 @@ def _upsampled(a):
     return F.interpolate(a["x"], scale_factor=factors, mode="nearest")
 
 
+def _sliced(a):
+    x = a["x"]
+    rank = x.dim()
+
+    def flags(name):
+        return [bool(b) for b in a[name]] if a.get(name) is not None else [False] * rank
+
+    steps = _numbers(a["stride"]) if a.get("stride") is not None else [1] * rank
+    whole = zip(_numbers(a["begin"]), _numbers(a["end"]), steps, strict=True)
+    masks = zip(flags("begin_mask"), flags("end_mask"), flags("squeeze_mask"), strict=True)
+    places = tuple(
+        begin if squeezed else slice(None if first else begin, None if last else end, step)
+        for (begin, end, step), (first, last, squeezed) in zip(whole, masks, strict=True)
+    )
+    return x[places]
+
+
+def _expanded(a):
+    y, axes = a["x"], _numbers(a["axes"])
+    for axis in sorted(axis % (y.dim() + len(axes)) for axis in axes):
+        y = y.unsqueeze(axis)
+    return y
+
+
+def _product(a):
+    x, y = (a[n].mT if a.get(f"transpose_{n}") else a[n] for n in "xy")
+    return x @ y
+
+
 _KINDS = {"fp16": torch.float16, "fp32": torch.float32}
 _OPERATORS = {
     "add": lambda a: a["x"] + a["y"],
@@ -114,11 +143,24 @@ _OPERATORS = {
     "crop": _crop,
     "instance_norm": _norm,
     "leaky_relu": lambda a: F.leaky_relu(a["x"], float(a["alpha"])),
+    "exp": lambda a: a["x"].exp(),
+    "expand_dims": _expanded,
+    "fill_like": lambda a: torch.full_like(a["ref_tensor"], float(a["value"])),
+    "matmul": _product,
     "mul": lambda a: a["x"] * a["y"],
     "pad": _pad,
     "pixel_shuffle": lambda a: F.pixel_shuffle(a["x"], int(a["upscale_factor"])),
     "prelu": lambda a: F.prelu(a["x"], a["alpha"]),
+    "real_div": lambda a: a["x"] / a["y"],
     "relu": lambda a: F.relu(a["x"]),
+    "reshape": lambda a: a["x"].reshape(_numbers(a["shape"])),
+    "sin": lambda a: a["x"].sin(),
+    "cos": lambda a: a["x"].cos(),
+    "slice_by_index": _sliced,
+    "squeeze": lambda a: a["x"].squeeze(_numbers(a["axes"])),
+    "stack": lambda a: torch.stack(a["values"], int(a["axis"])),
+    "sub": lambda a: a["x"] - a["y"],
     "tanh": lambda a: torch.tanh(a["x"]),
+    "transpose": lambda a: a["x"].permute(_numbers(a["perm"])),
     "upsample_nearest_neighbor": _upsampled,
 }

@@ -10,6 +10,7 @@ from leangan.errors import LeanganError
 from leangan.generator import Generator, Port, Signature
 from leangan.graph.capture import capture, input_shapes
 from leangan.graph.real_parts import complex_as_real
+from leangan.graph.sizes import fix_sizes
 from leangan.runtimes import get
 
 
@@ -183,8 +184,52 @@ def test_runtimes(network, runtime, shapes, tmp_path):
     artifact = get(runtime).build(generator, tmp_path / "built", "fp32")
     session = get(runtime).open(artifact, 1)
     for shape in shapes:
-        x = torch.randn(shape)
-        with torch.no_grad():
-            expected = module(x).numpy()
-        (found,) = session.run([x.numpy()])
-        np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+        same_numbers(module, session, shape)
+
+
+def same_numbers(module, session, shape):
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    (found,) = session.run([x.numpy()])
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
+
+def at_one_size(network, shape):
+    module = network().eval()
+    return module, fix_sizes(leangan.load(module, example_inputs=[torch.randn(shape)]))
+
+
+NETWORKS = pytest.mark.parametrize(
+    ("network", "shape"), [(Fourier, (1, 3, 16, 24)), (Vocoder, (1, 8, 20))]
+)
+
+
+@NETWORKS
+@pytest.mark.parametrize("runtime", ["litert", "executorch", "ncnn"])
+def test_runtimes_at_one_size(network, runtime, shape, tmp_path):
+    if missing := get(runtime).missing():
+        pytest.skip(missing)
+    module, generator = at_one_size(network, shape)
+    artifact = get(runtime).build(generator, tmp_path / "built", "fp32")
+    same_numbers(module, get(runtime).open(artifact, 1), shape)
+
+
+@NETWORKS
+def test_core_ml(network, shape, tmp_path):
+    pytest.importorskip("coremltools")
+    from mil_reference import run
+
+    module, generator = at_one_size(network, shape)
+    artifact = get("coreml").build(generator, tmp_path / "built", "fp32")
+    x = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(run(artifact.path, {"x": x})[0], module(x), rtol=0, atol=1e-5)
+
+
+def test_ncnn_names_what_computes_free_transforms(tmp_path):
+    if missing := get("ncnn").missing():
+        pytest.skip(missing)
+    generator = leangan.load(Fourier().eval(), example_inputs=[torch.randn(1, 3, 16, 24)])
+    with pytest.raises(LeanganError, match=r"sizes that are free.*litert"):
+        get("ncnn").build(generator, tmp_path / "built", "fp32")

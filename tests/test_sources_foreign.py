@@ -56,3 +56,17 @@ def test_networks_of_spandrel_are_recognised(tmp_path):
     x = torch.rand(1, 3, 20, 24)
     with torch.no_grad():
         assert torch.allclose(generator(x), net(x), atol=1e-5)
+
+
+def test_what_spandrel_does_beside_the_network_is_kept(tmp_path):
+    pytest.importorskip("spandrel")
+    from spandrel.architectures.DnCNN import DnCNN
+
+    torch.manual_seed(0)
+    net = DnCNN(in_nc=4, out_nc=3, nc=8, nb=17, act_mode="R", mode="FDnCNN").eval()
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    generator = lg.load(tmp_path / "w.pth")
+    x = torch.rand(1, 3, 20, 24)
+    noise = torch.full((1, 1, 20, 24), 15 / 255)
+    with torch.no_grad():
+        assert torch.allclose(generator(x), net(torch.cat([x, noise], 1)), atol=1e-6)

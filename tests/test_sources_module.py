@@ -231,6 +231,39 @@ def test_known_ports_need_no_example() -> None:
     assert generator.signature.outputs[0].typical == (1, 3, 64, 64)
 
 
+class OneAtATime(nn.Module):
+    """A map of the noise for one picture, put beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        noise = torch.full((1, 1, *image.shape[2:]), 0.1)
+        return self.conv(torch.cat([image, noise], 1))
+
+
+PHOTO = Port("image", "image", "NCHW", (None, 3, None, None), (1, 3, 96, 96), (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "known", [{"inputs": [PHOTO]}, {"example_inputs": [torch.rand(1, 3, 24, 24)]}]
+)
+def test_code_for_one_picture_at_a_time_keeps_free_sizes(known: dict) -> None:
+    net = OneAtATime()
+    generator = from_module(net, **known)
+    assert generator.signature.inputs[0].shape == (1, 3, None, None)
+    x = torch.rand(1, 3, 20, 31)
+    assert torch.equal(generator(x), net(x))
+
+
+def test_known_ports_of_a_network_that_needs_large_pictures() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), nn.ReflectionPad2d(40), nn.Conv2d(3, 3, 81))
+    generator = from_module(net, inputs=[PHOTO])
+    assert generator.signature.inputs[0].shape == (None, 3, None, None)
+    assert generator(torch.rand(2, 3, 60, 80)).shape == (2, 3, 60, 80)
+
+
 class Random(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.randn_like(x)

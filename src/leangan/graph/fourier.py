@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.graph.operators import arguments, aten
+from leangan.graph.rewrite import set_tensor
 
 Size = int | Node
 """A length that is known, or the node that computes it."""
@@ -80,13 +83,13 @@ def read_transform(node: Node) -> Transform | None:
 
 
 class Products:
-    """Writes transforms as products with cosines and sines, which the graph computes itself.
+    """Writes transforms as products with cosines and sines.
 
-    So a length may stay free; runtimes compute the matrices of a known one when they load.
+    Those of a known length are stored; where it is free the graph computes them itself.
     """
 
     def __init__(self, module: GraphModule) -> None:
-        self.graph = module.graph
+        self.module, self.graph = module, module.graph
         self._made: dict[tuple[Any, ...], tuple[Node, Node]] = {}
 
     def write(self, transform: Transform, parts: Parts, before: Node) -> Parts:
@@ -145,7 +148,8 @@ class Products:
         self, rows: Size, columns: Size, length: Size, transform: Transform, to_real: bool
     ) -> tuple[Node, Node]:
         """Cosines and sines, (rows, columns), times the norm of the transform."""
-        call = self._call
+        known = not any(isinstance(size, Node) for size in (rows, columns, length))
+        call: Callable[..., Any] = _eager if known else self._call
         period = call(aten.full.default, [1], length, dtype=torch.int64)
         row = call(aten.unsqueeze.default, call(aten.arange.default, rows, dtype=torch.int64), 1)
         column = call(aten.arange.default, columns, dtype=torch.int64)
@@ -163,8 +167,15 @@ class Products:
             ends = call(aten.logical_or.default, ends, middle)
             ends = call(aten._to_copy.default, ends, dtype=torch.float32)
             scale = call(aten.mul.Tensor, call(aten.rsub.Scalar, ends, 2), scale)
-        cos, sin = (call(f.default, angle) for f in (aten.cos, aten.sin))
-        return call(aten.mul.Tensor, cos, scale), call(aten.mul.Tensor, sin, scale)
+        cos, sin = (
+            call(aten.mul.Tensor, call(f.default, angle), scale) for f in (aten.cos, aten.sin)
+        )
+        return (self._stored("cos", cos), self._stored("sin", sin)) if known else (cos, sin)
+
+    def _stored(self, name: str, matrix: Tensor) -> Node:
+        path = f"fourier.{name}{len(self._made)}"
+        set_tensor(self.module, path, matrix, learned=False)
+        return self.graph.get_attr(path)
 
     def _size(self, part: Node, axis: int, value: Any) -> Size:
         if isinstance(value, int):
@@ -182,6 +193,10 @@ class Products:
 
     def _call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         return self.graph.call_function(target, args, kwargs)
+
+
+def _eager(target: Any, *args: Any, **kwargs: Any) -> Any:
+    return target(*args, **kwargs)
 
 
 def _value(size: Size) -> Any:

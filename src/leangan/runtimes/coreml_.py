@@ -88,17 +88,19 @@ class CoreMLSession:
 
 
 def _convert(generator: Generator, precision: str) -> Any:
+    from leangan.graph.real_parts import complex_as_real
     from leangan.runtimes.onnx_file import port_names
 
     inputs, outputs = port_names(generator)
     ports = generator.signature.inputs
+    program = complex_as_real(generator).program
     try:
         with _silent():
             import coremltools as ct
 
             kinds = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
             return ct.convert(
-                generator.program,
+                program,
                 # Said outright, or the ports of a half-precision program are so too.
                 inputs=[
                     ct.TensorType(name=name, shape=port.shape, dtype=np.float32)

@@ -125,11 +125,14 @@ def _lower(generator: Generator) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    from leangan.graph.real_parts import complex_as_real
+
     # Static 8 bits are left out: a generator's layers put out floats.
     kinds = [ConfigPrecisionType.DYNAMIC_QUANT, ConfigPrecisionType.FP32]
     partitioner = XnnpackPartitioner(config_precisions=kinds)
     with _as_sentence(generator.name):
-        return to_edge_transform_and_lower(generator.program, partitioner=[partitioner])
+        program = complex_as_real(generator).program
+        return to_edge_transform_and_lower(program, partitioner=[partitioner])
 
 
 @contextlib.contextmanager

@@ -111,13 +111,14 @@ def to_tflite(generator: Generator) -> bytes:
     """
     from leangan.graph.conv1d import conv1d_as_2d
     from leangan.graph.plain_transposed import plain_transposed
+    from leangan.graph.real_parts import complex_as_real
     from leangan.graph.spelled_norms import spell_norms
     from leangan.runtimes.litert_activations import fuse_activations
     from leangan.runtimes.litert_integer import complete
     from leangan.runtimes.litert_shuffles import fuse_shuffles
     from leangan.runtimes.litert_slices import fuse_slices
 
-    plain = plain_transposed(conv1d_as_2d(generator))
+    plain = plain_transposed(conv1d_as_2d(complex_as_real(generator)))
     quantized = plain.quantized
     plain = complete(plain) if quantized else spell_norms(plain)
     inputs, outputs = port_names(generator)

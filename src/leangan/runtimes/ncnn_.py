@@ -124,9 +124,16 @@ def _convert(generator: Generator, folder: Path, precision: str) -> tuple[str, b
     import torch
 
     from leangan.graph.capture import quiet
+    from leangan.graph.real_parts import complex_as_real
     from leangan.graph.rewrite import views_as_reshapes
 
-    module = generator.module()
+    real = complex_as_real(generator)
+    if real is not generator and any(None in port.shape[1:] for port in generator.signature.inputs):
+        raise LeanganError(
+            f"{generator.name} has Fourier transforms of sizes that are free, which ncnn cannot "
+            "compute. Choose the runtime litert, whose files have one size."
+        )
+    module = real.module()
     views_as_reshapes(module)
     first = generator.example({"N": 1})
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,8 +64,7 @@ def from_module(
     kinds, ranges = dict(kinds or {}), dict(ranges or {})
     with _evaluating(module):
         wanted = _wanted_inputs(module, example_inputs, inputs)
-        examples = _examples(wanted, example_inputs)
-        results = run(module, examples)
+        wanted, examples, results = _first_run(module, wanted, example_inputs)
         names = [p.name for p in outputs] if outputs else output_names(len(results))
         if len(names) != len(results):
             raise LeanganError(
@@ -116,7 +115,7 @@ def _plain(module: nn.Module) -> nn.Module:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for the block; every submodule gets its own mode back.
 
@@ -190,11 +189,39 @@ def _wanted_inputs(
     return tuple(made)
 
 
-def _examples(ports: Sequence[Port], given: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    """The user's tensors; where there are none, small random ones of valid size."""
+def _first_run(
+    module: nn.Module, ports: tuple[Port, ...], given: Sequence[Tensor] | None
+) -> tuple[tuple[Port, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The ports, inputs that the module runs on, and what it makes of them.
+
+    Without examples of the user's: two small random samples, else two of the usual size, else one,
+    and then the batch is fixed at that.
+
+    Raises:
+        LeanganError: it runs on none of these; what is told is about the usual size.
+    """
     if given is not None:
-        return tuple(x.detach().to("cpu", torch.float32) for x in given)
-    return random_inputs(ports, _trace_sizes(ports, None))
+        examples = tuple(x.detach().to("cpu", torch.float32) for x in given)
+        return ports, examples, run(module, examples)
+    usual = _trace_sizes(ports, None) | {
+        letter: size
+        for port in ports
+        for letter, size in zip(port.layout, port.typical, strict=True)
+        if letter != "N"
+    }
+    for tried, sizes in ((ports, _trace_sizes(ports, None)), (ports, usual)):
+        examples = random_inputs(tried, sizes)
+        with contextlib.suppress(LeanganError):
+            return tried, examples, run(module, examples)
+    alone = tuple(map(_one_at_a_time, ports))
+    examples = random_inputs(alone, usual)
+    return alone, examples, run(module, examples)
+
+
+def _one_at_a_time(port: Port) -> Port:
+    """The port with a batch of 1."""
+    sizes = zip(port.layout, port.shape, strict=True)
+    return dataclasses.replace(port, shape=tuple(1 if x == "N" else size for x, size in sizes))
 
 
 def _trace_sizes(ports: Sequence[Port], examples: Sequence[Tensor] | None) -> dict[str, int]:
@@ -235,11 +262,13 @@ def _capture(
             found = input_shapes(program)
         except LeanganError as failure:
             error = error or failure
-            # First the picture's sizes are given up, then the batch, then hope.
-            spatial = [
-                (i, a) for i, axes in enumerate(free) for a in axes if ports[i].layout[a] != "N"
-            ]
-            axes = spatial or [(i, a) for i, some in enumerate(free) for a in some]
+            # First the picture's sizes are given up, then the batch, then hope; but the batch
+            # where it is what the code cannot do.
+            axes = [(i, a) for i, some in enumerate(free) for a in some]
+            batch = [(i, a) for i, a in axes if ports[i].layout[a] == "N"]
+            if batch and len(batch) < len(axes):
+                spatial = [axis for axis in axes if axis not in batch]
+                axes = spatial if _takes_batches(module, trace) else batch
             if not axes:
                 raise error from failure
         else:
@@ -255,6 +284,15 @@ def _capture(
         for i, a in axes:  # the code needs this size as a number: the usual one
             shapes[i][a] = ports[i].typical[a]
     raise error or LeanganError(f"{type(module).__name__} cannot be captured with stable sizes.")
+
+
+def _takes_batches(module: nn.Module, ports: Sequence[Port]) -> bool:
+    """Whether the module runs on two samples of the usual sizes."""
+    try:
+        run(module, random_inputs(ports, {"N": 2}))
+    except LeanganError:
+        return False
+    return True
 
 
 def _fit(examples: Sequence[Tensor], shapes: Sequence[tuple[int | None, ...]]) -> bool:
