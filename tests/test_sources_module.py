@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from leangan.cli.inspect import hazards
 from leangan.errors import LeanganError, UsageError
 from leangan.generator import Port
 from leangan.sources import agreement
@@ -266,7 +267,61 @@ def test_known_ports_of_a_network_that_needs_large_pictures() -> None:
 
 class Random(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + torch.randn_like(x)
+        return x + torch.bernoulli(torch.full_like(x, 0.5))
+
+
+class Noisy(nn.Module):
+    """Noise between the layers, as in StyleGAN2, in all the ways that it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.up = nn.Linear(8, 48), nn.ConvTranspose2d(3, 3, 4, 2, 1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        n = z.shape[0]
+        x = self.into(z + 0.1 * torch.randn_like(z)).view(-1, 3, 4, 4) + torch.rand(n, 1, 4, 4)
+        x = self.up(x)
+        x = x + x.new_empty(n, 1, 8, 8).normal_(0.5, 0.1) + torch.empty(8, 8).uniform_(-1, 3)
+        return x + torch.randn((n, 1, 8, 8))
+
+
+def test_noise_is_drawn_once() -> None:
+    net = Noisy()
+    generator = from_module(net, [torch.randn(1, 8)])
+    assert generator.signature.inputs[0].shape == (None, 8)
+    assert generator.history[-1].measured["drawn_once"]
+    z = torch.randn(1, 8)
+    first, second = generator(z.expand(2, 8))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, generator(z)[0], atol=1e-5)
+    # The module draws anew, and on average what the graph has is one of its draws.
+    draws = torch.stack([net(z)[0] for _ in range(2000)])
+    apart = (first - draws.mean(0)) / draws.std(0)
+    assert not torch.equal(draws[0], draws[1])
+    assert apart.abs().max() < 5
+    assert 0.5 < apart.square().mean() < 1.5
+    assert any("drawn once" in hazard for hazard in hazards(generator, None))
+
+
+def test_noise_as_large_as_the_picture_fixes_its_size() -> None:
+    class Grain(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.randn_like(x)
+
+    generator = from_module(Grain(), [torch.zeros(1, 3, 24, 32)])
+    assert generator.signature.inputs[0].shape == (None, 3, 24, 32)
+    assert generator(torch.zeros(1, 3, 24, 32)).std() > 0.9
+
+
+def test_elements_picked_by_their_values_are_refused_in_a_sentence() -> None:
+    class Picked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.zeros_like(x)
+            y[x > 0] = (2 * x)[x > 0]
+            return y
+
+    with pytest.raises(LeanganError, match=r"torch.where in place of tensor\[mask\]"):
+        from_module(Picked(), [torch.randn(1, 3, 24, 32)])
 
 
 class SizeBaked(nn.Module):

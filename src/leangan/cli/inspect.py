@@ -144,6 +144,11 @@ def hazards(generator: Generator, halo: int | None) -> list[str]:
             "The output depends on the whole input at once (a norm over it, or alike): large "
             "inputs cannot be run in tiles."
         )
+    if any(step.measured.get("drawn_once") for step in generator.history):
+        found.append(
+            "The network draws random numbers while it runs. Here they were drawn once, and are "
+            "the same at every run and for all samples of a batch."
+        )
     for port in (*inputs, *outputs):
         if port.kind is None:
             like = "latent" if len(port.layout) == 2 else "image"

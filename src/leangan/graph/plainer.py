@@ -75,7 +75,13 @@ def squeeze(x: Tensor) -> Tensor:
     return x.squeeze([axis for axis, n in enumerate(x.shape) if statically_known_true(n == 1)])
 
 
+def copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What is written over a tensor, without the tensor."""
+    return source.to(x.dtype).expand(x.shape)
+
+
 PLAINER: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.copy.default: copy,
     torch.ops.aten.istft.default: istft,
     torch.ops.aten.squeeze.default: squeeze,
     torch.ops.aten.view_as_complex.default: view_as_complex,

@@ -16,6 +16,7 @@ from leangan.errors import LeanganError, UsageError
 from leangan.generator import Generator, Port, Signature, Step, random_inputs
 from leangan.graph.capture import capture, input_shapes, output_shapes
 from leangan.sources.agreement import input_port, prove, run
+from leangan.sources.noise import drawn_once
 from leangan.sources.ports import (
     check_stated,
     guess_kind,
@@ -62,9 +63,14 @@ def from_module(
     """
     module = _plain(module)
     kinds, ranges = dict(kinds or {}), dict(ranges or {})
-    with _evaluating(module):
+    with _evaluating(module), contextlib.ExitStack() as stack:
         wanted = _wanted_inputs(module, example_inputs, inputs)
+        chance = torch.get_rng_state()
         wanted, examples, results = _first_run(module, wanted, example_inputs)
+        random = not torch.equal(chance, torch.get_rng_state())
+        if random:
+            stack.enter_context(drawn_once(module))
+            results = run(module, examples)
         names = [p.name for p in outputs] if outputs else output_names(len(results))
         if len(names) != len(results):
             raise LeanganError(
@@ -93,6 +99,8 @@ def from_module(
         "checked_at": [[list(x.shape) for x in inputs] for inputs, _ in trials],
         "fixed_axes": fixed,
     }
+    if random:
+        measured["drawn_once"] = True
     if sizes is not None:
         measured |= {"multiple": sizes.multiple, "minimum": sizes.minimum}
     return Generator(program, signature, task, (Step("load", {"name": name}, measured),), name)

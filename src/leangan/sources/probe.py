@@ -12,10 +12,11 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.func import functional_call
 
+from leangan.errors import LeanganError
 from leangan.graph.capture import quiet
 from leangan.runner import runner
 
@@ -143,10 +144,20 @@ class _Trial:
 
 
 def shapes_at(program: ExportedProgram, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The output shapes for inputs of these shapes, without computing anything."""
+    """The output shapes for inputs of these shapes, without computing anything.
+
+    Raises:
+        LeanganError: they depend on values as well.
+    """
     module = runner(program)  # with its real weights
-    with quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        result = module(*(torch.empty(shape) for shape in shapes))
+    try:
+        with quiet(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            result = module(*(torch.empty(shape) for shape in shapes))
+    except DynamicOutputShapeException as error:
+        raise LeanganError(
+            f"The network picks elements by their values ({error.func}), so that sizes inside of "
+            "it are not known: use torch.where in place of tensor[mask]."
+        ) from error
     results = result if isinstance(result, tuple | list) else (result,)
     return [tuple(int(s) for s in r.shape) for r in results]
 
