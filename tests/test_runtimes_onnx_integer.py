@@ -14,7 +14,12 @@ from torch import nn
 import leangan as lg
 from leangan import runtimes
 from leangan.runtimes.onnx_file import to_onnx
-from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed, sum_twice
+from leangan.runtimes.onnx_integer import (
+    round_before_joins,
+    round_before_shuffles,
+    scale_where_computed,
+    sum_twice,
+)
 from leangan.runtimes.openvino_probe import saturates
 from leangan.techniques.calibrate import calibrate
 from leangan.techniques.placement import pools, quantizable
@@ -104,6 +109,42 @@ def test_joined_values_are_rounded_once_and_nothing_changes(small, data):
     # The port, x, a, b, y, and what enters the tail.
     assert count["QuantizeLinear"] == 6
     for x in (data[0][0], torch.rand(2, 3, 19, 33)):
+        assert np.array_equal(run(before, x), run(after, x))
+
+
+class Shuffled(nn.Module):
+    """A depth-to-space in each order of channels, with what may stand behind it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(n, 12, 3, padding=1) for n in (3, 3, 3))
+        self.slopes, self.slope = nn.PReLU(3), nn.PReLU(1)
+        with torch.no_grad():
+            self.slopes.weight.copy_(torch.tensor([0.1, 0.4, 0.7]))
+            for layer in (self.a, self.b):
+                layer.weight.mul_(torch.logspace(-1, 1, 3).repeat(4).reshape(-1, 1, 1, 1))
+
+    def forward(self, input):
+        x = self.slope(nn.functional.pixel_shuffle(self.a(input), 2))
+        n, _, h, w = x.shape
+        y = self.b(self.slopes(x)).view(n, 2, 2, 3, h, w).permute(0, 3, 4, 1, 5, 2)
+        y = nn.functional.leaky_relu(y.reshape(n, 3, 2 * h, 2 * w), 0.2)
+        return nn.functional.pixel_shuffle(torch.tanh(self.c(y)), 2)
+
+
+def test_values_are_rounded_before_they_are_shuffled_and_nothing_changes():
+    net = lg.load(Shuffled().eval(), example_inputs=[torch.rand(1, 3, 16, 16)], task="arrays")
+    small = quantize(net, [net.example(seed=s) for s in range(4)])
+    before, after = to_onnx(small), to_onnx(small)
+    assert Counter(n.op_type for n in before.graph.node)["DepthToSpace"] == 3
+    assert any(n.op_type == "Mul" for n in before.graph.node)
+    assert round_before_shuffles(after) == 2  # nothing is rounded behind the last
+    makers = {v: n for n in after.graph.node for v in n.output}
+    shuffles = [n for n in after.graph.node if n.op_type == "DepthToSpace"]
+    kinds = [makers[node.input[0]].op_type for node in shuffles]
+    assert sorted(kinds) == ["DequantizeLinear", "DequantizeLinear", "Tanh"]
+    for x in (torch.rand(1, 3, 16, 16), torch.rand(2, 3, 9, 14)):
         assert np.array_equal(run(before, x), run(after, x))
 
 

@@ -23,7 +23,12 @@ from leangan.runtimes.layer_names import layer_of
 from leangan.runtimes.layer_times import Executed, by_layer, run_often, typical
 from leangan.runtimes.onnx_codes import drop_16_bits, weight_codes
 from leangan.runtimes.onnx_file import save_onnx, to_onnx
-from leangan.runtimes.onnx_integer import round_before_joins, scale_where_computed, sum_twice
+from leangan.runtimes.onnx_integer import (
+    round_before_joins,
+    round_before_shuffles,
+    scale_where_computed,
+    sum_twice,
+)
 from leangan.runtimes.openvino_codebook import index_constants, pack_constants
 from leangan.runtimes.openvino_probe import saturates
 
@@ -86,6 +91,7 @@ class OpenVINO:
         with tempfile.TemporaryDirectory() as temporary:
             source = to_onnx(generator)
             drop_16_bits(source)
+            round_before_shuffles(source)
             round_before_joins(source)
             scale_where_computed(source)
             sum_twice(source)
