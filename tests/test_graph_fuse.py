@@ -334,3 +334,24 @@ def test_norms_are_folded_behind_views_and_crops():
     folded = normalize(plain)
     assert not any("norm" in name for name in ops(folded))
     same(plain, folded, (1, 5), (3, 5))
+
+
+class PadsToFour(nn.Module):
+    """Pads to a multiple of 4 by what is left over, and crops again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[2:]
+        x = nn.functional.pad(x, (0, -wide % 4, 0, (4 - high % 4) % 4), "reflect")
+        return self.conv(x)[:, :, :high, :wide]
+
+
+def test_a_crop_stays_where_the_trace_had_nothing_to_crop() -> None:
+    net = PadsToFour()
+    loaded = lg.load(net, example_inputs=[torch.rand(1, 3, 64, 64)])
+    for shape in ((1, 3, 64, 64), (2, 3, 37, 38), (1, 3, 41, 40)):
+        x = torch.rand(shape)
+        torch.testing.assert_close(loaded(x), net(x))

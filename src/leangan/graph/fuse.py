@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from leangan.generator import Generator
 from leangan.graph.fold_norms import fold_norms_back, fold_norms_forward
@@ -110,7 +109,15 @@ def _same_kind(a: Node, b: Node) -> bool:
         return False
     if x.dtype != y.dtype or x.device != y.device or x.dim() != y.dim():
         return False
-    return all(statically_known_true(p == q) for p, q in zip(x.shape, y.shape, strict=True))
+    return all(_expression(p) == _expression(q) for p, q in zip(x.shape, y.shape, strict=True))
+
+
+def _expression(size: Any) -> Any:
+    """What a size is made of, since what an export was traced at is held for known.
+
+    A size that is padded to a multiple of 4, say, is one already then, and no crop crops.
+    """
+    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 # Constants
