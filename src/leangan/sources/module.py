@@ -211,16 +211,17 @@ def _first_run(
     if given is not None:
         examples = tuple(x.detach().to("cpu", torch.float32) for x in given)
         return ports, examples, run(module, examples)
-    usual = _trace_sizes(ports, None) | {
+    small = _trace_sizes(ports, None)
+    usual = small | {
         letter: size
         for port in ports
         for letter, size in zip(port.layout, port.typical, strict=True)
         if letter != "N"
     }
-    for tried, sizes in ((ports, _trace_sizes(ports, None)), (ports, usual)):
-        examples = random_inputs(tried, sizes)
+    for sizes in (small, usual):
+        examples = random_inputs(ports, sizes)
         with contextlib.suppress(LeanganError):
-            return tried, examples, run(module, examples)
+            return ports, examples, run(module, examples)
     alone = tuple(map(_one_at_a_time, ports))
     examples = random_inputs(alone, usual)
     return alone, examples, run(module, examples)
